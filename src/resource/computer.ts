@@ -1,0 +1,112 @@
+/**
+ * The port to computers. A driver keeps computers; an awake one is a `Computer` handle that runs commands.
+ * A computer's files outlive its processes; the server's death ends the processes and keeps the files.
+ */
+
+export type DriverName = 'bwrap' | 'process';
+
+/** What names a computer's place to its driver: plain JSON that any node can hold. */
+export type Reference = { [key: string]: string | number };
+
+/** The ceiling of one computer. */
+export type ComputerLimits = {
+  memory_bytes: number;
+  processes_max: number;
+  /** In hundredths of a core. */
+  cpu_percent: number;
+  /** For everything writable together. */
+  disk_bytes: number;
+};
+
+export type ExecSpec = {
+  /** A bash script of any length. */
+  script: string;
+  /** Absolute, inside the computer; default `/workspace`. */
+  cwd?: string;
+  env?: Record<string, string>;
+  /** Fed to the script's standard input, which then ends. Without it standard input is empty. */
+  stdin?: Uint8Array;
+  /** After this the script's process group is killed. */
+  timeout_ms: number;
+  /** Aborting kills the process group; `exit` settles all the same. */
+  signal?: AbortSignal;
+};
+
+/** How a script ended. `lost` = the computer's processes died under it (hibernate, out of memory, crash). */
+export type Exit = { outcome: 'exited' | 'timeout' | 'aborted' | 'lost'; exit_code: number | null };
+
+export type OutputChunk = { stream: 'stdout' | 'stderr'; data: Uint8Array };
+
+/** A running script. `output` must be drained; it ends no later than shortly after `exit` settles. */
+export type Execution = { output: AsyncIterable<OutputChunk>; exit: Promise<Exit> };
+
+/** An awake computer. An exec ends `lost` when its processes are gone, be it before or while it runs. */
+export interface Computer {
+  readonly generation: number;
+  /** The exec ends on the script's exit, never on EOF: a background child may hold the output open. */
+  exec(spec: ExecSpec): Execution;
+  /** Whether the processes live. */
+  alive(): boolean;
+  /** Ends every process of the computer; its files stay. Idempotent; resolves when none is left. */
+  hibernate(): Promise<void>;
+}
+
+export type WakeRequest = {
+  /** `cmp_…` */
+  id: string;
+  /** What an earlier wake returned, or null for a computer that never woke. */
+  reference: Reference | null;
+  /**
+   * The last generation in the log; files of an older one are stale and discarded. Newer ones are of a wake that its node did not live
+   * to log, and hold all that the logged ones held. 0 = none yet.
+   */
+  from_generation: number;
+  /** The generation that this wake begins; written beside the files. */
+  generation: number;
+  /** Opens the last snapshot, to be restored when the files are gone; null when there is none. */
+  snapshot: (() => Promise<AsyncIterable<Uint8Array>>) | null;
+  limits: ComputerLimits;
+};
+
+export type Woken = {
+  computer: Computer;
+  reference: Reference;
+  /** `kept`: the files were there; `restored`: they came from the snapshot; `empty`: there was nothing. */
+  files: 'kept' | 'restored' | 'empty';
+};
+
+/** What a driver can do, and what bounds it; shown at start and in `/healthz`. */
+export type Capabilities = {
+  isolation: 'namespaces' | 'none';
+  /** How memory, process and CPU ceilings hold: by control groups, by resource limits, or not at all. */
+  limits: 'cgroup-v2' | 'cgroup-v1' | 'rlimit' | 'none';
+  /** `root`: each computer has a host uid of its own; `user`: the server's own user. */
+  identity: 'root' | 'user' | 'none';
+  notes: string[];
+};
+
+/** A way to keep computers. The contract is test/conformance/driver.ts; every driver passes it. */
+export interface Driver {
+  readonly name: DriverName;
+  /** Starts a throw-away computer. `reason` is one sentence for the operator: what to install or set. */
+  probe(): Promise<{ usable: true; capabilities: Capabilities } | { usable: false; reason: string }>;
+  /** Creates or wakes; idempotent by id and generation. Ends processes that a former life left behind. */
+  wake(request: WakeRequest): Promise<Woken>;
+  /**
+   * The writable files of a hibernated computer as a compressed archive, or null when they are gone.
+   * Reading it to the end is the caller's part.
+   */
+  snapshot(id: string, reference: Reference): Promise<AsyncIterable<Uint8Array> | null>;
+  /** Removes processes and every byte. Idempotent. */
+  destroy(id: string, reference: Reference | null): Promise<void>;
+  /** Ends every computer of this process; files stay. */
+  close(): Promise<void>;
+}
+
+/** The computer's processes are gone, also when a wake could not start them. Waking it again is the caller's choice. */
+export class ComputerLost extends Error {
+  constructor(message: string) {
+    super(message);
+    this.name = 'ComputerLost';
+  }
+}
