@@ -1,0 +1,132 @@
+/**
+ * The ground: one SQL on two databases. PostgreSQL when a URL is given, otherwise the embedded one in the data directory. Nothing
+ * above this file knows which.
+ */
+import { Kysely, PGliteDialect, PostgresDialect } from 'kysely';
+import pg from 'pg';
+import { openEmbedded } from './embedded.ts';
+import { migrate } from './migrate.ts';
+import type { Db, Tables } from './tables.ts';
+
+export type Ground =
+  | { kind: 'embedded'; directory: string }
+  | { kind: 'postgres'; url: string; migration_url: string };
+
+/** A statement that is worth preparing; `name` identifies `text` on a connection. */
+export type Statement = { name: string; text: string };
+
+/** Receives the payloads of the cluster's hints; see store/hints.ts. */
+export type Listener = { close: () => Promise<void> };
+
+export type Database = {
+  kind: Ground['kind'];
+  db: Db;
+  /** Runs one prepared statement outside any transaction. */
+  run: <Row>(statement: Statement, values: unknown[]) => Promise<Row[]>;
+  /** Sends a hint to every node of the cluster; with the embedded database there is no other node. */
+  notify: (payload: string) => Promise<void>;
+  /** Calls `onPayload` for every hint, and `onReconnect` after each time that hints may have been missed. */
+  listen: (onPayload: (payload: string) => void, onReconnect: () => void) => Listener;
+  close: () => Promise<void>;
+};
+
+const ROLE = 'overwinter_runtime';
+const CHANNEL = 'overwinter';
+const RELISTEN_MS = 500;
+
+/**
+ * Opens the ground, migrates it, and steps down to the role that can neither change nor delete events.
+ * @param connections how many connections this node may hold (PostgreSQL only).
+ */
+export async function openDatabase(ground: Ground, connections = 10): Promise<Database> {
+  return ground.kind === 'embedded' ? openPGlite(ground.directory) : openPostgres(ground, connections);
+}
+
+async function openPGlite(directory: string): Promise<Database> {
+  const pglite = await openEmbedded(directory);
+  const db = new Kysely<Tables>({ dialect: new PGliteDialect({ pglite }) });
+  await migrate(db);
+  await pglite.exec(`set role ${ROLE}`);
+  return {
+    kind: 'embedded',
+    db,
+    run: async <Row>(statement: Statement, values: unknown[]) =>
+      (await pglite.query<Row>(statement.text, values)).rows,
+    notify: () => Promise.resolve(),
+    listen: () => ({ close: () => Promise.resolve() }),
+    close: async () => {
+      await pglite.exec('reset role; checkpoint');
+      await db.destroy();
+    },
+  };
+}
+
+async function openPostgres(ground: Extract<Ground, { kind: 'postgres' }>, max: number): Promise<Database> {
+  await migratePostgres(ground.migration_url);
+  const settings = { connectionString: ground.url, types: NUMBERS, options: `-c role=${ROLE}` };
+  const pool = new pg.Pool({ ...settings, max });
+  // A connection that dies while idle is replaced by the pool; without a listener its error would end the process.
+  pool.on('error', () => undefined);
+  const db = new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
+  return {
+    kind: 'postgres',
+    db,
+    run: async <Row>(statement: Statement, values: unknown[]) =>
+      (await pool.query({ ...statement, values })).rows as Row[],
+    notify: async (payload) => {
+      await pool.query('select pg_notify($1, $2)', [CHANNEL, payload]);
+    },
+    listen: (onPayload, onReconnect) => listenForever(settings, onPayload, onReconnect),
+    close: () => db.destroy(),
+  };
+}
+
+async function migratePostgres(url: string): Promise<void> {
+  const pool = new pg.Pool({ connectionString: url, max: 1 });
+  const db = new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
+  try {
+    await migrate(db);
+  } finally {
+    await db.destroy();
+  }
+}
+
+/** Bigints fit a number here: seqs and counts, never money. */
+const NUMBERS = {
+  getTypeParser: (oid: number, format?: 'text' | 'binary') =>
+    oid === 20 ? Number : pg.types.getTypeParser(oid, format as 'text'),
+} as pg.CustomTypesConfig;
+
+function listenForever(
+  settings: pg.ClientConfig,
+  onPayload: (payload: string) => void,
+  onReconnect: () => void,
+): Listener {
+  let client: pg.Client | undefined;
+  let closed = false;
+  let retry: NodeJS.Timeout | undefined;
+  const connect = async (): Promise<void> => {
+    const connecting = new pg.Client(settings);
+    client = connecting;
+    connecting.on('error', () => undefined);
+    connecting.once('end', () => {
+      if (!closed) retry = setTimeout(() => void connect(), RELISTEN_MS);
+    });
+    connecting.on('notification', (message) => onPayload(message.payload ?? ''));
+    try {
+      await connecting.connect();
+      await connecting.query(`listen ${CHANNEL}`);
+      onReconnect();
+    } catch {
+      await connecting.end().catch(() => undefined);
+    }
+  };
+  void connect();
+  return {
+    close: async () => {
+      closed = true;
+      clearTimeout(retry);
+      await client?.end().catch(() => undefined);
+    },
+  };
+}

@@ -1,0 +1,119 @@
+/**
+ * The statement behind every append: any number of streams, at most one append each. Locks are taken in the order of ids, so
+ * nodes cannot deadlock; a stream whose head or epoch moved gets nothing, and is missing in the answer.
+ */
+import type { Rules } from '../session/rules.ts';
+import { dueAt } from '../session/next.ts';
+import { status, type SessionState } from '../session/state.ts';
+import { sessionUsage } from '../session/usage.ts';
+import type { Statement } from './database.ts';
+import type { NewRow } from './rows.ts';
+
+export type Append = {
+  stream: string;
+  org: string;
+  expected_head: number;
+  epoch: number | null;
+  rows: NewRow[];
+  /** After the rows. */
+  state: SessionState;
+  /** Whether the state is stored with this append. */
+  checkpoint: boolean;
+};
+
+/** The event columns as arrays, in the order of `eventColumns`. */
+export const EVENT_ARRAYS = `
+  unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[],
+    $9::text[], $10::text[], $11::text[], $12::float8[], $13::text[], $14::int[], $15::text[], $16::text[], $17::text[])
+  as e(stream, seq, id, org, type, level, epoch, turn_id, actor, source, refs, ts, body, body_bytes, content_ref,
+    idempotency_key, hash)`;
+
+export const EVENT_INSERT = `
+  insert into event (stream, seq, id, org, type, level, epoch, turn_id, actor, source, refs, ts, body, body_bytes,
+    content_ref, idempotency_key, hash)
+  select e.stream, e.seq, e.id, e.org, e.type, e.level, e.epoch, e.turn_id, e.actor::json, e.source, e.refs::json,
+    to_timestamp(e.ts / 1000), e.body::json, e.body_bytes, e.content_ref, e.idempotency_key, decode(e.hash, 'hex')
+  from ${EVENT_ARRAYS}`;
+
+export const FLUSH: Statement = {
+  name: 'flush',
+  text: `
+with inp as (
+  select * from unnest($21::text[], $22::bigint[], $23::bigint[], $24::bigint[], $25::text[], $26::float8[], $27::text[],
+    $28::float8[], $29::text[], $30::text[], $31::text[], $32::text[], $33::boolean[])
+  as i(id, expected_head, epoch, head, hash, ts, status, due_at, last_turn, usage, state, prefers_node, release)
+), lck as (
+  select id, head, epoch from stream where id = any($21::text[]) order by id for no key update
+), up as (
+  update stream s set
+    head = i.head, hash = decode(i.hash, 'hex'), last_ts = to_timestamp(i.ts / 1000), status = i.status,
+    due_at = to_timestamp(i.due_at / 1000), last_turn = i.last_turn::json, usage = i.usage::json,
+    state = coalesce(i.state::json, s.state), state_seq = case when i.state is null then s.state_seq else i.head end,
+    prefers_node = i.prefers_node, lease_node = case when i.release then null else s.lease_node end
+  from inp i join lck on lck.id = i.id
+  where s.id = i.id and lck.head = i.expected_head and (i.epoch is null or lck.epoch = i.epoch)
+  returning s.id
+), ins as (${EVENT_INSERT} join up on up.id = e.stream
+), spill as (
+  insert into blob (stream, seq, body)
+  select b.stream, b.seq, b.body from unnest($18::text[], $19::bigint[], $20::text[]) as b(stream, seq, body)
+  join up on up.id = b.stream
+)
+select id from up`,
+};
+
+export function flushValues(appends: Append[], rules: Rules): unknown[] {
+  const column = <T>(of: (append: Append) => T): T[] => appends.map(of);
+  return [
+    ...eventValues(appends),
+    column((append) => append.stream),
+    column((append) => append.expected_head),
+    column((append) => append.epoch),
+    column((append) => append.state.head),
+    column((append) => append.rows.at(-1)!.hash),
+    column((append) => append.state.last_ts),
+    column((append) => status(append.state)),
+    column((append) => dueAt(append.state, rules)),
+    column((append) => append.state.last_turn && JSON.stringify(append.state.last_turn)),
+    column((append) => JSON.stringify(sessionUsage(append.state))),
+    column((append) => (append.checkpoint ? JSON.stringify(append.state) : null)),
+    column((append) => (append.state.computer?.awake ? append.state.computer.node : null)),
+    column((append) => append.epoch !== null && isAtRest(append.state)),
+  ];
+}
+
+/** The first twenty parameters: the events of all appends, then the bodies that stand apart. */
+export function eventValues(appends: Pick<Append, 'stream' | 'org' | 'epoch' | 'rows'>[]): unknown[] {
+  const rows = appends.flatMap(({ stream, org, epoch, rows }) =>
+    rows.map((row) => ({ ...row, stream, org, epoch })),
+  );
+  const spilled = rows.filter((row) => row.spilled !== null);
+  return [
+    rows.map((row) => row.stream),
+    rows.map((row) => row.seq),
+    rows.map((row) => row.id),
+    rows.map((row) => row.org),
+    rows.map((row) => row.type),
+    rows.map((row) => row.level),
+    rows.map((row) => row.epoch),
+    rows.map((row) => row.turn_id),
+    rows.map((row) => row.actor),
+    rows.map((row) => row.source),
+    rows.map((row) => row.refs),
+    rows.map((row) => row.ts),
+    rows.map((row) => row.body),
+    rows.map((row) => row.body_bytes),
+    rows.map((row) => row.content_ref),
+    rows.map((row) => row.idempotency_key),
+    rows.map((row) => row.hash),
+    spilled.map((row) => row.stream),
+    spilled.map((row) => row.seq),
+    spilled.map((row) => row.spilled),
+  ];
+}
+
+/** A runner's append that leaves the session at rest gives the lease back in the same statement. */
+function isAtRest(state: SessionState): boolean {
+  const now = status(state);
+  return now !== 'running' && now !== 'queued';
+}

@@ -1,0 +1,91 @@
+/**
+ * Who may work on which session. A claim raises the session's epoch, so whatever an earlier holder still writes is refused.
+ * Liveness is a heartbeat of the node, not of the session; all times are compared by the database's clock.
+ */
+import { sql } from 'kysely';
+import type { Database, Statement } from './database.ts';
+import type { Db } from './tables.ts';
+
+export type Claim = { stream: string; org: string; epoch: number };
+
+/** Another node's computer is left to it for this long before a free node takes over. */
+const AFFINITY_MS = 2000;
+
+const CLAIM: Statement = {
+  name: 'claim',
+  text: `
+update stream s set epoch = s.epoch + 1, lease_node = $1, lease_at = clock_timestamp()
+where s.id in (
+  select c.id from stream c
+    left join node holder on holder.id = c.lease_node and holder.alive_until > clock_timestamp()
+    left join node friend on friend.id = c.prefers_node and friend.alive_until > clock_timestamp()
+  where (c.due_at is not null or c.status in ('queued', 'running'))
+    and (
+      (holder.id is null and (c.status in ('queued', 'running') or c.due_at <= clock_timestamp()))
+      -- A cancel or deadline that its runner has not served within the bound: taken over a live lease, once.
+      or (c.status = 'running' and c.due_at <= clock_timestamp() and c.lease_at < c.due_at)
+    )
+    and (friend.id is null or friend.id = $1 or c.due_at < clock_timestamp() - ${AFFINITY_MS} * interval '1 ms')
+  order by c.due_at
+  limit $2
+  for update of c skip locked
+)
+returning s.id as stream, s.org, s.epoch`,
+};
+
+/** Takes up to `limit` sessions that have something to do. */
+export async function claim(database: Database, node: string, limit: number): Promise<Claim[]> {
+  return await database.run<Claim>(CLAIM, [node, limit]);
+}
+
+/** Gives a lease back; a lease that someone else holds by now is left alone. */
+export async function release(db: Db, { stream, epoch }: Claim): Promise<void> {
+  await db
+    .updateTable('stream')
+    .set({ lease_node: null })
+    .where('id', '=', stream)
+    .where('epoch', '=', epoch)
+    .execute();
+}
+
+/** In how many ms the next session falls due; null = none is waiting for a time. */
+export async function nextDueIn(db: Db): Promise<number | null> {
+  const row = await db
+    .selectFrom('stream')
+    .select(
+      sql<number | null>`extract(epoch from min(due_at) - clock_timestamp())::float8 * 1000`.as('in_ms'),
+    )
+    .where('due_at', 'is not', null)
+    .where('due_at', '>', sql<Date>`clock_timestamp()`)
+    .executeTakeFirst();
+  return row?.in_ms ?? null;
+}
+
+/** Says that this node lives for another `ttl_ms`. Returns the database's time in ms since the epoch. */
+export async function heartbeat(db: Db, node: string, ttl_ms: number): Promise<number> {
+  const alive_until = sql<Date>`clock_timestamp() + ${ttl_ms} * interval '1 ms'`;
+  const row = await db
+    .insertInto('node')
+    .values({ id: node, alive_until })
+    .onConflict((conflict) => conflict.column('id').doUpdateSet({ alive_until }))
+    .returning(sql<number>`extract(epoch from clock_timestamp())::float8 * 1000`.as('now'))
+    .executeTakeFirstOrThrow();
+  return row.now;
+}
+
+/** A node that stops gives up all it held at once. */
+export async function leave(db: Db, node: string): Promise<void> {
+  await db.updateTable('stream').set({ lease_node: null }).where('lease_node', '=', node).execute();
+  await db.deleteFrom('node').where('id', '=', node).execute();
+}
+
+/** On the embedded ground the directory lock proves that this node is alone: whoever held a lease is dead. */
+export async function voidAllLeases(db: Db): Promise<void> {
+  await db.deleteFrom('node').execute();
+}
+
+/** Whether this claim is still the last one. */
+export async function holds(db: Db, { stream, epoch }: Claim): Promise<boolean> {
+  const row = await db.selectFrom('stream').select('epoch').where('id', '=', stream).executeTakeFirst();
+  return row?.epoch === epoch;
+}

@@ -1,0 +1,365 @@
+/**
+ * The one door for writing. An append is decided on the state this node holds and lands only if the stream's head, and for a
+ * runner its epoch, are still what was expected; otherwise the tail is read and it is decided again. The appends of all
+ * sessions share one statement per flush, one flush in flight, so a busy node pays for one commit, not for many.
+ */
+import pRetry, { AbortError } from 'p-retry';
+import { OverwinterError } from '../resource/error.ts';
+import type { Draft, SessionEvent } from '../session/event.ts';
+import { evolve } from '../session/evolve.ts';
+import type { Rules } from '../session/rules.ts';
+import { emptyState, type SessionState } from '../session/state.ts';
+import { FLUSH, flushValues, type Append } from './flush.ts';
+import type { Database } from './database.ts';
+import { readEvents } from './events.ts';
+import { buildRows, type NewRow } from './rows.ts';
+
+export type Decide = (state: SessionState) => Draft[] | OverwinterError;
+
+export type AppendOptions = {
+  /** A runner's lease epoch: the append is refused as `fenced` once another runner holds the stream. */
+  epoch?: number;
+  /** An event of the stream with this key makes the append a replay of it. */
+  idempotency_key?: string;
+};
+
+export type Appended = {
+  /** With whatever slipped in before this append. */
+  state: SessionState;
+  written: SessionEvent[];
+  rows: NewRow[];
+  /** The event that already bears the idempotency key; nothing was written. */
+  replay?: { seq: number; id: string; body: string };
+};
+
+/** A stream's new events, told to this node's readers after the commit. */
+export type Commit = { stream: string; state: SessionState; rows: NewRow[] };
+
+export type Log = {
+  /** @throws OverwinterError what `decide` refused, `fenced`, `contended`, or `unavailable` (outcome unknown). */
+  append: (stream: string, options: AppendOptions, decide: Decide) => Promise<Appended>;
+  /** The state at a head no older than this call, unless `held` is good enough. */
+  state: (stream: string, freshness?: 'held') => Promise<SessionState>;
+  /** Tells the log of a stream that was created in store/sessions.ts. */
+  adopt: (stream: string, org: string, state: SessionState, rows: NewRow[]) => void;
+  onCommit: (listener: (commit: Commit) => void) => void;
+};
+
+export type LogOptions = {
+  database: Database;
+  rules: Rules;
+  /** The database's clock, estimated, in ms since the epoch. */
+  now: () => number;
+  fail: (failpoint: string) => Promise<void>;
+  held_streams_max: number;
+};
+
+type Held = { org: string; state: SessionState; hash: string; state_seq: number };
+
+type Waiting = AppendOptions & {
+  stream: string;
+  decide: Decide;
+  /** The head at which the idempotency key was looked up. */
+  looked_up_at: number;
+  tries: number;
+  resolve: (appended: Appended) => void;
+  reject: (error: unknown) => void;
+};
+
+/** One caller's share of an append: several callers' events of one stream land together. */
+type Part = { waiting: Waiting; written: SessionEvent[]; rows: NewRow[]; state: SessionState };
+
+type Prepared = { append: Append; parts: Part[]; next: Held };
+
+const TRIES_MAX = 30;
+const FLUSH_EVENTS_MAX = 1000;
+const FLUSH_BYTES_MAX = 1024 * 1024;
+const CHECKPOINT_EVENTS = 256;
+const PARTS_MAX = 64;
+
+export function createLog(options: LogOptions): Log {
+  const { database, rules, now, fail } = options;
+  const held = new Map<string, Held>();
+  const queues = new Map<string, Waiting[]>();
+  const listeners: ((commit: Commit) => void)[] = [];
+  let flushing = false;
+
+  async function append(stream: string, request: AppendOptions, decide: Decide): Promise<Appended> {
+    const before = held.get(stream) ?? (await load(stream));
+    if (before.state.head === 0) throw new OverwinterError('not_found', 'no such session');
+    const replay = await findReplay(stream, request.idempotency_key);
+    if (replay) return { state: (await load(stream)).state, written: [], rows: [], replay };
+    return await new Promise((resolve, reject) => {
+      const looked_up_at = before.state.head;
+      enqueue({ ...request, stream, decide, looked_up_at, tries: 0, resolve, reject });
+    });
+  }
+
+  function enqueue(waiting: Waiting, front = false): void {
+    const queue = queues.get(waiting.stream) ?? [];
+    if (front) queue.unshift(waiting);
+    else queue.push(waiting);
+    queues.set(waiting.stream, queue);
+    if (!flushing) void flushAll();
+  }
+
+  async function flushAll(): Promise<void> {
+    flushing = true;
+    await Promise.resolve();
+    while (queues.size > 0) {
+      const batch = takeBatch();
+      if (batch.length > 0) await flush(batch);
+      // Without this a chain of settled queries starves timers and sockets.
+      await new Promise(setImmediate);
+    }
+    flushing = false;
+  }
+
+  /** At most one append of each stream: two with different epochs, merged, let the stale one through. */
+  function takeBatch(): Prepared[] {
+    const batch: Prepared[] = [];
+    let events = 0;
+    let bytes = 0;
+    for (const [stream, queue] of queues) {
+      if (events >= FLUSH_EVENTS_MAX || bytes >= FLUSH_BYTES_MAX) break;
+      const prepared = prepare(stream, queue);
+      if (queue.length === 0) queues.delete(stream);
+      if (!prepared) continue;
+      batch.push(prepared);
+      events += prepared.append.rows.length;
+      bytes += prepared.append.rows.reduce((sum, row) => sum + row.body_bytes, 0);
+    }
+    return batch;
+  }
+
+  /** Decides what waits for one stream, in order, for as long as it can share an append with the first. */
+  function prepare(stream: string, queue: Waiting[]): Prepared | undefined {
+    const current = held.get(stream);
+    if (!current) {
+      void lookAgain(queue.splice(0));
+      return undefined;
+    }
+    const { epoch } = queue[0]!;
+    const parts: Part[] = [];
+    let latest = current;
+    while (queue.length > 0 && parts.length < PARTS_MAX) {
+      const waiting = queue[0]!;
+      if (waiting.epoch !== epoch) break;
+      if (waiting.idempotency_key !== undefined && waiting.looked_up_at !== latest.state.head) {
+        // The key may stand in what was written since: it is looked up again, alone.
+        if (parts.length === 0) void lookAgain([queue.shift()!]);
+        break;
+      }
+      queue.shift();
+      const part = decidePart(latest, waiting);
+      if (!part) continue;
+      parts.push(part);
+      latest = { ...latest, state: part.state, hash: part.rows.at(-1)!.hash };
+    }
+    return parts.length > 0 ? together(current, latest, parts) : undefined;
+  }
+
+  function decidePart(current: Held, waiting: Waiting): Part | undefined {
+    try {
+      const drafts = waiting.decide(current.state);
+      if (drafts instanceof OverwinterError) throw drafts;
+      if (drafts.length === 0) {
+        waiting.resolve({ state: current.state, written: [], rows: [] });
+        return undefined;
+      }
+      const ts = Math.max(Math.round(now()), current.state.last_ts);
+      const head = { seq: current.state.head, hash: current.hash };
+      const rows = buildRows(waiting.stream, head, drafts, ts);
+      const written = drafts.map((draft, index): SessionEvent => ({
+        ...draft,
+        seq: head.seq + 1 + index,
+        ts,
+      }));
+      return { waiting, written, rows, state: written.reduce(evolve, current.state) };
+    } catch (error) {
+      waiting.reject(error);
+      return undefined;
+    }
+  }
+
+  function together(before: Held, after: Held, parts: Part[]): Prepared {
+    const { state } = after;
+    const checkpoint =
+      mustCheckpoint(before.state, state) || state.head - before.state_seq >= CHECKPOINT_EVENTS;
+    const { stream, epoch } = parts[0]!.waiting;
+    const append = {
+      stream,
+      org: before.org,
+      expected_head: before.state.head,
+      epoch: epoch ?? null,
+      rows: parts.flatMap((part) => part.rows),
+      state,
+      checkpoint,
+    };
+    return { append, parts, next: checkpoint ? { ...after, state_seq: state.head } : after };
+  }
+
+  async function flush(batch: Prepared[]): Promise<void> {
+    try {
+      const appends = batch.map((prepared) => prepared.append);
+      const landed = await database.run<{ id: string }>(FLUSH, flushValues(appends, rules));
+      await fail('log.flushed');
+      const ids = new Set(landed.map((row) => row.id));
+      for (const prepared of batch) {
+        if (ids.has(prepared.append.stream)) succeed(prepared);
+        else void lookAgain(waitingOf(prepared));
+      }
+    } catch {
+      // One bad append must not take the others with it, and a lost connection says nothing of the outcome.
+      for (const prepared of batch) await flushAlone(prepared);
+    }
+  }
+
+  function succeed({ append, parts, next }: Prepared): void {
+    hold(append.stream, next);
+    tell({ stream: append.stream, state: next.state, rows: append.rows });
+    for (const { waiting, state, written, rows } of parts) waiting.resolve({ state, written, rows });
+  }
+
+  async function flushAlone(prepared: Prepared): Promise<void> {
+    try {
+      const landed = await pRetry(() => tryAlone(prepared), {
+        retries: 8,
+        minTimeout: 50,
+        maxTimeout: 2000,
+        shouldRetry: ({ error }) => isConnectionError(error),
+      });
+      if (landed) succeed(prepared);
+      else void lookAgain(waitingOf(prepared));
+    } catch (error) {
+      const unavailable = isConnectionError(error)
+        ? new OverwinterError('unavailable', 'the database cannot be reached')
+        : error;
+      for (const waiting of waitingOf(prepared)) waiting.reject(unavailable);
+    }
+  }
+
+  async function tryAlone({ append }: Prepared): Promise<boolean> {
+    const first = append.rows[0]!;
+    const there = await database.db
+      .selectFrom('event')
+      .select('hash')
+      .where('stream', '=', append.stream)
+      .where('seq', '=', first.seq)
+      .executeTakeFirst();
+    if (there) return Buffer.from(there.hash).toString('hex') === first.hash;
+    const landed = await database.run<{ id: string }>(FLUSH, flushValues([append], rules));
+    return landed.length > 0;
+  }
+
+  /** The stream moved under the append, or was never held: read, and decide again. */
+  async function lookAgain(waitings: Waiting[]): Promise<void> {
+    for (const waiting of waitings.toReversed()) {
+      try {
+        await lookAgainFor(waiting);
+      } catch (error) {
+        waiting.reject(error);
+      }
+    }
+  }
+
+  async function lookAgainFor(waiting: Waiting): Promise<void> {
+    waiting.tries += 1;
+    if (waiting.tries > TRIES_MAX)
+      throw new OverwinterError('contended', 'too many writers at once; try again');
+    // Writers of two nodes that refuse each other in lockstep get out of step.
+    if (waiting.tries > 2) await new Promise((resolve) => setTimeout(resolve, waiting.tries));
+    const { state } = await load(waiting.stream, waiting.epoch);
+    const replay = await findReplay(waiting.stream, waiting.idempotency_key);
+    if (replay) return waiting.resolve({ state, written: [], rows: [], replay });
+    waiting.looked_up_at = state.head;
+    enqueue(waiting, true);
+  }
+
+  async function findReplay(stream: string, key: string | undefined): Promise<Appended['replay']> {
+    if (key === undefined) return undefined;
+    return await database.db
+      .selectFrom('event')
+      .leftJoin('blob', (join) =>
+        join.onRef('blob.stream', '=', 'event.stream').onRef('blob.seq', '=', 'event.seq'),
+      )
+      .select((select) => [
+        'event.seq',
+        'event.id',
+        select.fn.coalesce('blob.body', select.cast<string>('event.body', 'text')).as('body'),
+      ])
+      .where('event.stream', '=', stream)
+      .where('event.idempotency_key', '=', key)
+      .executeTakeFirst();
+  }
+
+  /** Reads what this node does not know yet of a stream and folds it. */
+  async function load(stream: string, epoch?: number): Promise<Held> {
+    const row = await database.db
+      .selectFrom('stream')
+      .select(['org', 'head', 'hash', 'state', 'state_seq', 'epoch'])
+      .where('id', '=', stream)
+      .executeTakeFirst();
+    if (!row) return { org: '', state: emptyState(stream), hash: '', state_seq: 0 };
+    if (epoch !== undefined && row.epoch !== epoch) {
+      throw new OverwinterError('fenced', 'another runner holds the session');
+    }
+    const known = held.get(stream);
+    const base: Held =
+      known && known.state.head >= row.state_seq
+        ? known
+        : {
+            org: row.org,
+            state: (row.state as SessionState | null) ?? emptyState(stream),
+            hash: Buffer.from(row.hash).toString('hex'),
+            state_seq: row.state_seq,
+          };
+    if (base.state.head >= row.head) return hold(stream, base);
+    const tail = await readEvents(database.db, stream, base.state.head + 1);
+    const state = tail.events.reduce(evolve, base.state);
+    return hold(stream, { ...base, state, hash: tail.hash ?? base.hash, state_seq: row.state_seq });
+  }
+
+  /** Keeps the newer of two views, and the most recently used streams. */
+  function hold(stream: string, candidate: Held): Held {
+    const known = held.get(stream);
+    const best = known && known.state.head > candidate.state.head ? known : candidate;
+    held.delete(stream);
+    held.set(stream, best);
+    if (held.size > options.held_streams_max) held.delete(held.keys().next().value!);
+    return best;
+  }
+
+  function tell(commit: Commit): void {
+    for (const listener of listeners) listener(commit);
+  }
+
+  return {
+    append,
+    state: async (stream, freshness) =>
+      (freshness === 'held' ? held.get(stream)?.state : undefined) ?? (await load(stream)).state,
+    adopt: (stream, org, state, rows) => {
+      hold(stream, { org, state, hash: rows.at(-1)!.hash, state_seq: state.head });
+      tell({ stream, state, rows });
+    },
+    onCommit: (listener) => void listeners.push(listener),
+  };
+}
+
+/** At a turn's end; and lists of sessions read the input cursor and the computer from the stored state. */
+function mustCheckpoint(before: SessionState, after: SessionState): boolean {
+  if (before.turn !== null && after.turn === null) return true;
+  return before.input.cursor !== after.input.cursor || before.computer?.id !== after.computer?.id;
+}
+
+function waitingOf(prepared: Prepared): Waiting[] {
+  return prepared.parts.map((part) => part.waiting);
+}
+
+/** Whether the statement may or may not have run: the connection, not the statement, failed. */
+function isConnectionError(error: unknown): boolean {
+  if (error instanceof AbortError || !(error instanceof Error)) return false;
+  const code = 'code' in error ? String(error.code) : '';
+  const connection = /^(08|57P0|53300|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND)/.test(code);
+  return connection || /Connection terminated|timeout exceeded when trying to connect/.test(error.message);
+}

@@ -1,0 +1,141 @@
+/** The rows as the code sees them. Bigints arrive as numbers, `json` as parsed values, `timestamptz` as dates. */
+import type { ColumnType, Generated, Kysely } from 'kysely';
+
+type Time = ColumnType<Date, Date | string | undefined, Date | string>;
+type NullableTime = ColumnType<Date | null, Date | string | null | undefined, Date | string | null>;
+/** Written as text by one serializer; read back parsed. */
+type Json<T = unknown> = ColumnType<T, string | null, string | null>;
+
+export type Tables = {
+  setting: { name: string; value: string };
+  org: { id: string; name: string; created_at: Time };
+  api_key: {
+    id: string;
+    org: string;
+    name: string;
+    public_id: string;
+    digest: Uint8Array;
+    created_at: Time;
+    expires_at: NullableTime;
+    revoked_at: NullableTime;
+  };
+  credential: {
+    id: string;
+    org: string;
+    provider: string;
+    name: string | null;
+    last4: string;
+    sealed: string;
+    is_default: Generated<boolean>;
+    created_at: Time;
+  };
+  agent: {
+    id: string;
+    org: string;
+    name: string;
+    runtime: string;
+    prompt: string;
+    prompt_hash: string;
+    model: string;
+    revision: number;
+    credential_id: string | null;
+    limits: Json;
+    created_at: Time;
+    updated_at: Time;
+  };
+  revision: {
+    id: string;
+    org: string;
+    agent_id: string;
+    number: number;
+    digest: string;
+    prompt: string;
+    model: string;
+    created_at: Time;
+  };
+  stream: {
+    id: string;
+    org: string;
+    head: Generated<number>;
+    hash: Generated<Uint8Array>;
+    last_ts: NullableTime;
+    status: Generated<string>;
+    state: Json;
+    state_seq: Generated<number>;
+    last_turn: Json;
+    usage: Json;
+    due_at: NullableTime;
+    prefers_node: string | null;
+    epoch: Generated<number>;
+    lease_node: string | null;
+    lease_at: NullableTime;
+    forked_from: string | null;
+    deleted_at: NullableTime;
+  };
+  session: {
+    id: string;
+    org: string;
+    agent_id: string;
+    key: string | null;
+    credential_id: string | null;
+    snapshot: Json;
+    limits: Json;
+    metadata: Json;
+    created_at: Time;
+  };
+  event: {
+    stream: string;
+    seq: number;
+    id: string;
+    org: string;
+    type: string;
+    level: string;
+    turn_id: string | null;
+    epoch: number | null;
+    actor: Json;
+    source: string | null;
+    refs: Json;
+    idempotency_key: string | null;
+    ts: Time;
+    body: Json;
+    body_bytes: number;
+    content_ref: string | null;
+    hash: Uint8Array;
+  };
+  blob: { stream: string; seq: number; body: string };
+  idempotency: {
+    org: string;
+    route: string;
+    key: string;
+    body_sha256: Uint8Array;
+    resource: string;
+    created_at: Time;
+  };
+  client_token: {
+    id: string;
+    org: string;
+    session_id: string;
+    digest: Uint8Array;
+    scopes: string[];
+    created_at: Time;
+    expires_at: Date;
+    revoked_at: NullableTime;
+  };
+  node: { id: string; started_at: Time; alive_until: Date };
+  computer: {
+    id: string;
+    org: string;
+    session_id: string | null;
+    driver: string;
+    reference: Json;
+    state: string;
+    node: string | null;
+    generation: Generated<number>;
+    snapshot_ref: string | null;
+    epoch: Generated<number>;
+    due_at: NullableTime;
+    created_at: Time;
+  };
+};
+
+export type Db = Kysely<Tables>;
