@@ -1,0 +1,111 @@
+/** The HTTP app on a real socket over a real database, an org with a key, and a client that hides nothing. */
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import type { Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { serve } from '@hono/node-server';
+import { createApp, type AppOptions } from '../../src/http/app.ts';
+import type { Runtime } from '../../src/engine/runtime.ts';
+import { makeApiKey } from '../../src/secret/key.ts';
+import { insertApiKey } from '../../src/store/api-keys.ts';
+import { createOrg } from '../../src/store/orgs.ts';
+import { testRuntime } from './runtime.ts';
+
+export type Org = { id: string; key: string };
+
+export type Answer = { status: number; headers: Headers; text: string; json: Json };
+/** Tests read answers freely; a wrong shape fails the assertion that reads it. */
+export type Json = { [field: string]: Json } & Json[] & string;
+
+/** The entries of a page. */
+export function dataOf(page: Json): Json[] {
+  return page['data'] as Json[];
+}
+
+/** One field of each entry, which is a string. */
+export function fieldOf(entries: Json[], field: string): string[] {
+  return entries.map((entry) => entry[field] as string);
+}
+
+export type Ask = { key?: string | null; body?: unknown; raw?: string; headers?: Record<string, string> };
+
+export type TestServer = {
+  url: string;
+  runtime: Runtime;
+  org: Org;
+  /** Another tenant of the same server. */
+  stranger: Org;
+  stopping: AbortController;
+  http: Server;
+  /** `ask('POST /v3/agents', {body})`, with the org's key unless told otherwise. */
+  ask: (what: string, ask?: Ask) => Promise<Answer>;
+  close: () => Promise<void>;
+};
+
+export async function startServer(
+  overrides: Partial<Runtime> = {},
+  options: Partial<AppOptions> = {},
+): Promise<TestServer> {
+  const { runtime, close } = await testRuntime(overrides);
+  const stopping = new AbortController();
+  const app = createApp(runtime, { signal: stopping.signal, version: '0.0.0', capabilities: {}, ...options });
+  const server = serve({ fetch: app.fetch, hostname: '127.0.0.1', port: 0 }) as Server;
+  await once(server, 'listening');
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const org = await makeOrg(runtime);
+  return {
+    ...{ url, runtime, org, stranger: await makeOrg(runtime), stopping, http: server },
+    ask: (what, ask = {}) => request(url, what, { key: org.key, ...ask }),
+    close: async () => {
+      stopping.abort();
+      server.closeAllConnections();
+      server.close();
+      await once(server, 'close');
+      await close();
+    },
+  };
+}
+
+async function makeOrg(runtime: Runtime): Promise<Org> {
+  const id = runtime.newId('org');
+  await createOrg(runtime.database.db, { id, name: 'test' });
+  const { key, ...stored } = makeApiKey(randomBytes);
+  await insertApiKey(runtime.database.db, id, { id: runtime.newId('api_key'), name: 'test', ...stored });
+  return { id, key };
+}
+
+async function request(url: string, what: string, { key, body, raw, headers }: Ask): Promise<Answer> {
+  const [method, path] = what.split(' ') as [string, string];
+  const sent = raw ?? (body === undefined ? undefined : JSON.stringify(body));
+  const response = await fetch(url + path, {
+    method,
+    headers: {
+      ...(key ? { authorization: `Bearer ${key}` } : {}),
+      ...(sent === undefined ? {} : { 'content-type': 'application/json' }),
+      ...headers,
+    },
+    ...(sent === undefined ? {} : { body: sent }),
+  });
+  const text = await response.text();
+  return { status: response.status, headers: response.headers, text, json: parse(text) };
+}
+
+function parse(text: string): Json {
+  try {
+    return JSON.parse(text) as Json;
+  } catch {
+    return {} as Json;
+  }
+}
+
+export const AGENT = { name: 'helper', prompt: 'You help.', model: 'anthropic/claude-test' };
+
+/** An agent and a session of it; the input is queued, and nothing runs it. */
+export async function makeSession(
+  { ask }: Pick<TestServer, 'ask'>,
+  fields: Record<string, unknown> = {},
+): Promise<{ id: string; token: string; agent: string }> {
+  const agent = (await ask('POST /v3/agents', { body: AGENT })).json['id']!;
+  const made = await ask('POST /v3/sessions', { body: { agent, input: 'hello', ...fields } });
+  return { id: made.json['session']!['id']!, token: made.json['client_token']!, agent };
+}
