@@ -1,0 +1,249 @@
+/**
+ * The driver that keeps computers in bubblewrap sandboxes on this machine.
+ * Invariant: for one computer one thing happens at a time, and no wake begins on files while an older process of that
+ * computer lives.
+ */
+
+import { chmod, mkdir, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Capabilities, Driver, WakeRequest, Woken } from '../resource/computer.ts';
+import { archive, unarchive } from './archive.ts';
+import { awaken } from './awake.ts';
+import type { Awake, Ground, Log } from './awake.ts';
+import { openCgroups } from './cgroup.ts';
+import { inheritedDescriptors } from './launch.ts';
+import type { Identity } from './launch.ts';
+import { endProcess } from './leftover.ts';
+import { makePlace, placeOf, readRecord, removePlace, sweepPlaces } from './place.ts';
+import type { Place } from './place.ts';
+import { bwrapVersion, tryComputer } from './probe.ts';
+import { oneAtATime } from './serial.ts';
+import { uidSlots } from './uids.ts';
+import type { UidSlots } from './uids.ts';
+import { writeFixtures } from './view.ts';
+
+export type BwrapOptions = {
+  /** As root it must be reachable by other uids: no parent of mode 0700. */
+  computers_dir: string;
+  /** One folder below `computers_dir`; this driver touches nothing of another. */
+  installation: string;
+  /** Host uids from base + 65536 up are the computers', when the server is root. */
+  uid_base: number;
+  fail: (failpoint: string) => void | Promise<void>;
+  log: Log;
+  /** Monotonic, in milliseconds. */
+  now: () => number;
+  /** Where control groups are mounted; null bounds by resource limits even where groups could be written. */
+  cgroup_root?: string | null;
+};
+
+const CGROUP_ROOT = '/sys/fs/cgroup';
+
+/** What one driver keeps. */
+type Keeper = {
+  options: BwrapOptions;
+  installation_dir: string;
+  slots: UidSlots | null;
+  live: Map<string, Awake>;
+  ground: () => Promise<Ground>;
+};
+
+/** @throws RangeError for an installation that could name anything but one folder. */
+export function bwrapDriver(options: BwrapOptions): Driver {
+  const keeper = keeperOf(options);
+  const serial = oneAtATime();
+  let closed = false;
+  const driver: Driver = {
+    name: 'bwrap',
+    async probe() {
+      const trial = await tryComputer(driver, options.computers_dir);
+      return trial.usable ? { usable: true, capabilities: await capabilities(keeper) } : trial;
+    },
+    async wake(request) {
+      if (closed) throw new Error('the driver is closed');
+      return await serial(request.id, () => wake(keeper, request));
+    },
+    snapshot: (id) => serial(id, () => snapshot(keeper, id)),
+    destroy: (id) => serial(id, () => destroy(keeper, id)),
+    async close() {
+      closed = true;
+      await serial.idle();
+      await Promise.all([...keeper.live.values()].map(({ computer }) => computer.hibernate()));
+    },
+  };
+  return driver;
+}
+
+function keeperOf(options: BwrapOptions): Keeper {
+  const { computers_dir, installation, uid_base } = options;
+  if (!/^[A-Za-z0-9_-]{1,64}$/.test(installation)) throw new RangeError('not an installation id');
+  const as_root = process.getuid?.() === 0;
+  let ground: Promise<Ground> | undefined;
+  const keeper: Keeper = {
+    options,
+    installation_dir: join(computers_dir, installation),
+    slots: as_root ? uidSlots(join(computers_dir, '.uids'), uid_base) : null,
+    live: new Map(),
+    ground() {
+      ground ??= prepare(keeper);
+      ground.catch(() => (ground = undefined));
+      return ground;
+    },
+  };
+  return keeper;
+}
+
+/** Makes the folders, and finishes what a former process of this installation left undone. */
+async function prepare(keeper: Keeper): Promise<Ground> {
+  const { options, installation_dir, slots } = keeper;
+  const { computers_dir, installation, cgroup_root = CGROUP_ROOT, fail, log, now } = options;
+  if (slots !== null) await expectMapped(options.uid_base);
+  const version = await bwrapVersion();
+  const fixtures_dir = join(installation_dir, '.view');
+  for (const directory of [computers_dir, installation_dir, fixtures_dir]) {
+    await mkdir(directory, { recursive: true });
+    await chmod(directory, slots === null ? 0o700 : 0o711);
+  }
+  const fixtures = { ...(await writeFixtures(fixtures_dir, version)), inherited_fds: inheritedDescriptors() };
+  await sweepPlaces(installation_dir);
+  await sweepSlots(keeper);
+  const cgroups = cgroup_root === null ? null : await openCgroups(cgroup_root, installation);
+  await fail('sandbox.prepared');
+  return { fixtures, cgroups, fail, log, now };
+}
+
+/** A server that is root of a user namespace may lack the uids that it would give to computers. */
+async function expectMapped(uid_base: number): Promise<void> {
+  const wanted = uid_base + 65_536;
+  const lines = (await readFile('/proc/self/uid_map', 'utf8')).trim().split('\n');
+  const mapped = lines.some((line) => {
+    const [from = 0, , count = 0] = line.trim().split(/\s+/).map(Number);
+    return wanted >= from && wanted < from + count;
+  });
+  if (!mapped)
+    throw new Error(`uid ${wanted} does not exist here: set OVERWINTER_UID_BASE or run as a plain user`);
+}
+
+async function sweepSlots({ slots, installation_dir, options }: Keeper): Promise<void> {
+  if (slots === null) return;
+  const prefix = `${options.installation}/`;
+  const own = (await slots.owners()).filter((owner) => owner.startsWith(prefix));
+  for (const owner of own) {
+    const place = placeOf(installation_dir, owner.slice(prefix.length));
+    if (!(await exists(place.directory))) await slots.release(owner);
+  }
+}
+
+async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
+  const { options, installation_dir, live } = keeper;
+  const began_ms = options.now();
+  const ground = await keeper.ground();
+  const place = placeOf(installation_dir, request.id);
+  const reference = { installation: options.installation };
+  const awake = live.get(request.id);
+  if (awake?.computer.alive() === true && awake.computer.generation === request.generation) {
+    return { computer: awake.computer, reference, files: 'kept' };
+  }
+  await quieten(keeper, place);
+  // The directory comes before the slot: a slot without a directory is taken for free at the next start.
+  await mkdir(place.directory, { recursive: true, mode: 0o700 });
+  const identity = await identityOf(keeper, place);
+  const files = await provide({ keeper, ground, place, identity, request });
+  const { generation, limits } = request;
+  const woken = await awaken(ground, { place, identity, generation, limits });
+  live.set(request.id, woken);
+  const forget = (): unknown => live.get(request.id) === woken && live.delete(request.id);
+  woken.ended.then(forget, forget);
+  options.log.info({ computer: request.id, files, wake_ms: options.now() - began_ms }, 'computer awake');
+  return { computer: woken.computer, reference, files };
+}
+
+/** Ends what runs for this computer, be it of this process or left by a former one. */
+async function quieten({ live, options, ground }: Keeper, place: Place): Promise<void> {
+  await live.get(place.id)?.computer.hibernate();
+  const record = await readRecord(place);
+  if (record !== null && record.process !== null) await endProcess(record.process);
+  await (await ground()).cgroups?.remove(`${place.id}.`);
+  await options.fail('sandbox.leftover_ended');
+}
+
+type Provision = {
+  keeper: Keeper;
+  ground: Ground;
+  place: Place;
+  identity: Identity;
+  request: WakeRequest;
+};
+
+/** Puts the wanted files in place. A directory counts only with its record, which the launch writes last. */
+async function provide({ keeper, ground, place, identity, request }: Provision): Promise<Woken['files']> {
+  const { from_generation, generation, snapshot: open, limits } = request;
+  const found = (await readRecord(place))?.generation ?? 0;
+  if (found > 0 && found >= from_generation) {
+    await makePlace(place, identity);
+    return 'kept';
+  }
+  await removePlace(keeper.installation_dir, place);
+  await makePlace(place, identity);
+  await ground.fail('sandbox.place_made');
+  if (open === null) return 'empty';
+  const { fixtures } = ground;
+  await unarchive({ place, identity, fixtures }, await open(), limits.disk_bytes);
+  await ground.fail('sandbox.restored');
+  return 'restored';
+}
+
+async function snapshot(keeper: Keeper, id: string): Promise<AsyncIterable<Uint8Array> | null> {
+  const { fixtures } = await keeper.ground();
+  const place = placeOf(keeper.installation_dir, id);
+  const awake = keeper.live.get(id);
+  if (awake?.computer.alive() === true) throw new Error(`computer ${id} is awake`);
+  await quieten(keeper, place);
+  if ((await readRecord(place)) === null) return null;
+  return archive({ place, identity: await identityOf(keeper, place), fixtures });
+}
+
+async function destroy(keeper: Keeper, id: string): Promise<void> {
+  const place = placeOf(keeper.installation_dir, id);
+  await quieten(keeper, place);
+  await removePlace(keeper.installation_dir, place);
+  await keeper.options.fail('sandbox.files_removed');
+  await keeper.slots?.release(`${keeper.options.installation}/${id}`);
+  await keeper.options.fail('sandbox.destroyed');
+}
+
+async function identityOf({ slots, options }: Keeper, { id }: Place): Promise<Identity> {
+  if (slots === null) return { kind: 'user' };
+  return { kind: 'root', uid: await slots.claim(`${options.installation}/${id}`) };
+}
+
+async function capabilities(keeper: Keeper): Promise<Capabilities> {
+  const { cgroups, fixtures } = await keeper.ground();
+  const as_root = keeper.slots !== null;
+  const notes = [
+    'The kernel is shared with the host.',
+    'Disk use is counted every second, not held by a quota.',
+  ];
+  if (cgroups === null) {
+    notes.push(
+      'No writable control groups: memory is bounded per process, shared memory and CPU time are not.',
+    );
+  }
+  if (!as_root) notes.push("All computers run as the server's user, each in namespaces of its own.");
+  if (fixtures.version[0] === 0 && fixtures.version[1] < 7) {
+    notes.push('This bubblewrap cannot bound /tmp; 0.7 or later can.');
+  }
+  return {
+    isolation: 'namespaces',
+    limits: cgroups?.version ?? 'rlimit',
+    identity: as_root ? 'root' : 'user',
+    notes,
+  };
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await stat(path).then(
+    () => true,
+    () => false,
+  );
+}

@@ -1,0 +1,118 @@
+/**
+ * A computer's place on the host: its directory, what is known about it, and its removal.
+ * Invariant: an agent's processes can write `workspace/` and `home/` only; everything beside them is the server's.
+ */
+
+import { randomBytes } from 'node:crypto';
+import { chmod, chown, mkdir, readFile, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Identity } from './launch.ts';
+import { run } from './run.ts';
+
+/** Begins the name of a directory that is being removed. */
+const GONE = '.gone-';
+const CONTROL = 'control-';
+const REMOVE_MS_MAX = 600_000;
+
+export type Place = {
+  id: string;
+  directory: string;
+  workspace: string;
+  home: string;
+};
+
+/** What the server knows of a computer's directory. `process` was pid 1, seen from the host, of its last awakening. */
+export type PlaceRecord = {
+  generation: number;
+  process: { pid: number; started: string; boot: string } | null;
+};
+
+/** @throws RangeError when `id` could name anything but one folder. */
+export function placeOf(installation_dir: string, id: string): Place {
+  if (!/^[a-z]+_[0-9a-z]{1,64}$/.test(id)) throw new RangeError(`not a computer's id: ${JSON.stringify(id)}`);
+  const directory = join(installation_dir, id);
+  return {
+    id,
+    directory,
+    workspace: join(directory, 'workspace'),
+    home: join(directory, 'home'),
+  };
+}
+
+/** Makes what is missing, with owners and modes set again. The group alone lets the computer's uid pass. */
+export async function makePlace(place: Place, identity: Identity): Promise<void> {
+  await mkdir(place.directory, { recursive: true, mode: 0o700 });
+  await own(place.directory, identity, 0o710);
+  for (const writable of [place.workspace, place.home]) {
+    await mkdir(writable, { recursive: true, mode: 0o700 });
+    if (identity.kind === 'root') await chown(writable, identity.uid, identity.uid);
+  }
+}
+
+/**
+ * Makes the directory of one awakening's execs, and removes those of earlier ones. Its set-group bit gives each new
+ * file the computer's group. Each awakening has its own, so that a former server's clean-up does not meet it.
+ */
+export async function makeControl(place: Place, identity: Identity): Promise<string> {
+  const earlier = (await readdir(place.directory)).filter((name) => name.startsWith(CONTROL));
+  for (const name of earlier) await removeControl(join(place.directory, name));
+  const control = join(place.directory, CONTROL + randomBytes(6).toString('hex'));
+  await mkdir(control, { mode: 0o700 });
+  await own(control, identity, 0o2710);
+  return control;
+}
+
+/** Again when pipes were being made ahead in it. */
+export async function removeControl(control: string): Promise<void> {
+  await rm(control, { recursive: true, force: true, maxRetries: 10, retryDelay: 10 });
+}
+
+export async function readRecord(place: Place): Promise<PlaceRecord | null> {
+  try {
+    await stat(place.workspace);
+    return JSON.parse(await readFile(recordPath(place), 'utf8')) as PlaceRecord;
+  } catch {
+    return null;
+  }
+}
+
+export async function writeRecord(place: Place, record: PlaceRecord): Promise<void> {
+  const part = `${recordPath(place)}.part`;
+  await writeFile(part, JSON.stringify(record), { mode: 0o600 });
+  await rename(part, recordPath(place));
+}
+
+/** Takes the directory out of sight in one step, then removes it. Idempotent. */
+export async function removePlace(installation_dir: string, place: Place): Promise<void> {
+  const gone = join(installation_dir, `${GONE}${place.id}-${randomBytes(6).toString('hex')}`);
+  try {
+    await rename(place.directory, gone);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
+    throw error;
+  }
+  await removeTree(gone);
+}
+
+/** Finishes removals that a former process began. */
+export async function sweepPlaces(installation_dir: string): Promise<void> {
+  const names = await readdir(installation_dir).catch(() => []);
+  for (const name of names.filter((name) => name.startsWith(GONE))) {
+    await removeTree(join(installation_dir, name));
+  }
+}
+
+/** `chmod -R` and `rm` go by descriptors and follow no link; `chmod` because a plain user cannot enter mode 000. */
+async function removeTree(directory: string): Promise<void> {
+  await run(['chmod', '-R', 'u+rwX', '--', directory], { timeout_ms: REMOVE_MS_MAX }).catch(() => '');
+  await run(['rm', '-rf', '--one-file-system', '--', directory], { timeout_ms: REMOVE_MS_MAX });
+}
+
+async function own(directory: string, identity: Identity, mode: number): Promise<void> {
+  if (identity.kind === 'root') await chown(directory, 0, identity.uid);
+  await chmod(directory, identity.kind === 'root' ? mode : mode & 0o700);
+}
+
+function recordPath(place: Place): string {
+  return join(place.directory, 'computer.json');
+}

@@ -1,0 +1,13 @@
+import { join } from 'node:path';
+import { attacksFail } from './attacks.ts';
+import { becomeUser, makeDriver, makeGround, removeGround } from './grounds.ts';
+
+const ground = makeGround();
+attacksFail({
+  title: 'no attack gets out of a computer of a server that is a plain user',
+  prepare: async () => becomeUser(ground),
+  make: () => makeDriver(ground),
+  directory: ground.directory,
+  workspaceOf: (id) => join(ground.options.computers_dir, ground.installation, id, 'workspace'),
+  remove: () => removeGround(ground),
+});

@@ -1,0 +1,116 @@
+/** What bounds a computer, as tests over both ways to bound it. */
+
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { Computer, ComputerLimits, Driver } from '../../src/resource/computer.ts';
+import { freshId, runScript, until } from '../conformance/computers.ts';
+import { makeDriver, removeGround } from './grounds.ts';
+import type { Ground } from './grounds.ts';
+
+const LIMITS: ComputerLimits = {
+  memory_bytes: 536_870_912,
+  processes_max: 64,
+  cpu_percent: 50,
+  disk_bytes: 209_715_200,
+};
+
+/** In a directory that the server's user may not enter either. */
+const CLOSED = `mkdir closed; cd closed; chmod 300 .
+for i in 1 2 3; do head -c 100M /dev/zero > $i; done; chmod 000 .`;
+
+/** In files that no name leads to. */
+const UNLINKED = `perl -e 'for my $n (1 .. 3) {
+  open(my $file, ">", "f") or die; unlink "f"; push @kept, $file;
+  for (1 .. 100) { syswrite($file, "x" x 1048576) }
+} sleep 60'`;
+
+export function limitsHold(title: string, ground: Ground, prepare: () => void, cgroups: boolean): void {
+  describe(title, () => {
+    let driver: Driver;
+    beforeAll(() => {
+      prepare();
+      driver = makeDriver(ground);
+    });
+    afterAll(async () => {
+      await driver.close();
+      removeGround(ground);
+    });
+
+    const wake = async (id = freshId(), generation = 1): Promise<Computer> => {
+      const from_generation = generation - 1;
+      const request = { id, reference: null, from_generation, generation, snapshot: null, limits: LIMITS };
+      return (await driver.wake(request)).computer;
+    };
+
+    test('the driver says how it bounds', async () => {
+      const probed = await driver.probe();
+      expect(probed).toMatchObject({ usable: true });
+      if (probed.usable) expect(probed.capabilities.limits === 'rlimit').toBe(!cgroups);
+    });
+
+    test('an allocation of 4 GB fails, and the computer goes on', async () => {
+      const computer = await wake();
+      const result = await runScript(
+        computer,
+        `perl -e 'my $x = "x" x 4294967296; print "held\n"' || echo refused`,
+      );
+      expect(result.stdout).toBe('refused\n');
+      expect((await runScript(computer, 'echo well')).stdout).toBe('well\n');
+    });
+
+    test('processes are bounded, and a wake cures a fork bomb', async () => {
+      const id = freshId();
+      const computer = await wake(id);
+      const { stdout } = await runScript(
+        computer,
+        'for i in $(seq 200); do sleep 60 & done 2>/dev/null; jobs -p | wc -l',
+        {
+          timeout_ms: 3000,
+        },
+      );
+      expect(Number(stdout)).toBeLessThanOrEqual(64);
+      const again = await wake(id, 2);
+      expect((await runScript(again, 'echo well')).stdout).toBe('well\n');
+    });
+
+    test('one file may not pass the disk limit', async () => {
+      const result = await runScript(await wake(), 'truncate -s 300M large || echo refused');
+      expect(result.stdout).toContain('refused');
+    });
+
+    test('a computer over its disk limit is ended, wherever the bytes are', async () => {
+      const fills = ['for i in 1 2 3; do head -c 100M /dev/zero > $i; done', CLOSED, UNLINKED];
+      const computers = await Promise.all(fills.map(() => wake()));
+      const results = computers.map((computer, index) => runScript(computer, `${fills[index]}; sleep 60`));
+      expect((await Promise.all(results)).map(({ outcome }) => outcome)).toEqual(['lost', 'lost', 'lost']);
+      expect(ground.logged.filter((line) => line.startsWith('disk limit exceeded'))).toHaveLength(3);
+    });
+
+    test('/tmp and shared memory are bounded', async () => {
+      const result = await runScript(
+        await wake(),
+        'for d in /tmp /dev/shm; do head -c 150M /dev/zero > $d/fill || echo refused; rm $d/fill; done; touch /x /dev/x /run/x || echo none',
+      );
+      expect(result.stdout).toBe('refused\nrefused\nnone\n');
+    });
+
+    test('no core is written and few files can be open', async () => {
+      expect((await runScript(await wake(), 'ulimit -c; ulimit -n')).stdout).toBe('0\n4096\n');
+    });
+
+    test.runIf(cgroups)('CPU time is bounded for the computer as a whole', async () => {
+      const computer = await wake();
+      const script = 'for i in 1 2; do timeout 1 sh -c "while :; do :; done" & done; wait; times | tail -n 1';
+      const { stdout } = await runScript(computer, script);
+      const [, minutes = 0, seconds = 0] = /^(\d+)m([\d.]+)s/.exec(stdout)?.map(Number) ?? [];
+      expect(minutes * 60 + seconds).toBeLessThan(1);
+    });
+
+    test('nothing of a computer is left on the host', async () => {
+      const id = freshId();
+      const computer = await wake(id);
+      await runScript(computer, 'sleep 60 &');
+      await driver.destroy(id, null);
+      await until(async () => !computer.alive());
+    });
+  });
+}
