@@ -1,0 +1,60 @@
+/**
+ * The node's sign of life and its view of the database's clock. Both come from the same statement: the answer's time, taken at the
+ * middle of the round trip, is the offset to this process's monotonic clock.
+ */
+import { heartbeat, leave } from '../store/leases.ts';
+import type { Db } from '../store/tables.ts';
+
+export type Heartbeat = {
+  /** The database's time, estimated, in ms since the epoch; never runs backwards. */
+  now: () => number;
+  /** Whether the last beat is so recent that no other node can have taken this one's leases. */
+  isFresh: () => boolean;
+  stop: () => Promise<void>;
+};
+
+/** @param monotonic this process's clock in ms. */
+export async function startHeartbeat(
+  db: Db,
+  node: string,
+  ttl_ms: number,
+  monotonic: () => number,
+): Promise<Heartbeat> {
+  let offset_ms = 0;
+  let beaten_at = 0;
+  let latest = 0;
+  let timer: NodeJS.Timeout | undefined;
+  let stopped = false;
+  let beating: Promise<void> = beat();
+
+  async function beat(): Promise<void> {
+    const sent_at = monotonic();
+    const database_now = await heartbeat(db, node, ttl_ms);
+    offset_ms = database_now - (sent_at + monotonic()) / 2;
+    beaten_at = sent_at;
+  }
+
+  function schedule(): void {
+    if (stopped) return;
+    timer = setTimeout(() => {
+      // A beat that fails is tried again at the next; until then `isFresh` says what may still be trusted.
+      beating = beat()
+        .catch(() => undefined)
+        .finally(schedule);
+    }, ttl_ms / 4);
+    timer.unref();
+  }
+
+  await beating;
+  schedule();
+  return {
+    now: () => (latest = Math.max(latest, monotonic() + offset_ms)),
+    isFresh: () => monotonic() - beaten_at < ttl_ms * 0.8,
+    stop: async () => {
+      stopped = true;
+      clearTimeout(timer);
+      await beating;
+      await leave(db, node).catch(() => undefined);
+    },
+  };
+}

@@ -1,0 +1,54 @@
+/** What every part of a running node shares: made once in server.ts, passed in, never reached for. */
+import type { Blobs } from '../resource/blob.ts';
+import type { Driver, ComputerLimits } from '../resource/computer.ts';
+import type { NewId } from '../resource/id.ts';
+import type { Provider } from '../resource/model.ts';
+import type { Sealer } from '../secret/seal.ts';
+import type { Rules } from '../session/rules.ts';
+import type { Database } from '../store/database.ts';
+import type { Follow } from '../store/follow.ts';
+import type { Log } from '../store/log.ts';
+import type { Deltas } from './deltas.ts';
+
+export type Logger = {
+  info: (fields: object, message: string) => void;
+  warn: (fields: object, message: string) => void;
+  error: (fields: object, message: string) => void;
+};
+
+export type Runtime = {
+  /** This process among the nodes of the cluster, `nod_…`; new at each start. */
+  node: string;
+  database: Database;
+  log: Log;
+  follow: Follow;
+  deltas: Deltas;
+  rules: Rules;
+  /** The database's clock, estimated, in ms since the epoch. */
+  now: () => number;
+  newId: NewId;
+  /** Whether this node's heartbeat is so recent that no other node can have taken its leases. */
+  leaseIsFresh: () => boolean;
+  /** In 0..1. */
+  random: () => number;
+  /** Named after every side effect; inert unless `OVERWINTER_FAILPOINT` names it. */
+  fail: (failpoint: string) => Promise<void>;
+  logger: Logger;
+  sealer: Sealer;
+  provider: Provider;
+  /** The server's own model key, for agents without one (`managed`). */
+  managed_key: string | undefined;
+  driver: Driver;
+  blobs: Blobs;
+  settings: Settings;
+};
+
+export type Settings = {
+  lease_ttl_ms: number;
+  poll_ms: number;
+  turns_at_once_max: number;
+  drain_ms: number;
+  command_timeout_ms: number;
+  output_bytes_max: number;
+  computer: ComputerLimits;
+};
