@@ -1,0 +1,222 @@
+/** The environment as typed configuration: one table, which also writes the help. A wrong value is one clear sentence. */
+import path from 'node:path';
+import { z } from 'zod';
+
+type Setting<T> = {
+  /** As one would write it in the environment; undefined = unset. */
+  default: string | undefined;
+  unit?: string;
+  meaning: string;
+  schema: z.ZodType<T, string>;
+};
+
+const integer = (least: number, most: number) =>
+  z
+    .string()
+    .regex(/^\d+$/, 'must be a whole number')
+    .transform(Number)
+    .refine((value) => value >= least && value <= most, `must be between ${least} and ${most}`);
+
+const text = z.string().min(1, 'must not be empty');
+
+const setting = <T>(
+  schema: z.ZodType<T, string>,
+  fallback: string | undefined,
+  meaning: string,
+  unit?: string,
+): Setting<T> => ({
+  schema,
+  default: fallback,
+  meaning,
+  ...(unit === undefined ? {} : { unit }),
+});
+
+export const SETTINGS = {
+  OVERWINTER_HOST: setting(text, '127.0.0.1', 'address to listen on'),
+  OVERWINTER_PORT: setting(integer(0, 65_535), '4680', 'port to listen on; 0 = any free one'),
+  OVERWINTER_DATA_DIR: setting(text, '.overwinter', 'where the database, keys and blobs are kept'),
+  DATABASE_URL: setting(
+    z.url({ protocol: /^postgres(ql)?$/, error: 'must be a postgres:// URL' }),
+    undefined,
+    'a PostgreSQL to use instead of the embedded database',
+  ),
+  OVERWINTER_MIGRATION_URL: setting(
+    z.url({ protocol: /^postgres(ql)?$/, error: 'must be a postgres:// URL' }),
+    undefined,
+    'the owner that migrates; default DATABASE_URL',
+  ),
+  OVERWINTER_DATABASE_CONNECTIONS: setting(
+    integer(2, 500),
+    '10',
+    'connections that this node may hold (PostgreSQL)',
+  ),
+  OVERWINTER_API_KEY: setting(
+    z.string().regex(/^ow_[0-9a-f]{8}_[A-Za-z0-9_-]{43}$/, 'must look like ow_<8 hex>_<43 base64url>'),
+    undefined,
+    'the first API key; default: made at the first start and kept in api-key',
+  ),
+  OVERWINTER_MASTER_KEY: setting(
+    text,
+    undefined,
+    'seals stored credentials: 32 bytes as base64 or hex; required with DATABASE_URL, otherwise made and kept in master-key',
+  ),
+  OVERWINTER_SANDBOX: setting(
+    z.enum(['bwrap', 'process']),
+    'bwrap',
+    'what computers are: bwrap, or process (no isolation, for tests)',
+  ),
+  OVERWINTER_ALLOW_UNSANDBOXED: setting(
+    z.enum(['0', '1']).transform((value) => value === '1'),
+    '0',
+    'must be 1 for OVERWINTER_SANDBOX=process',
+  ),
+  OVERWINTER_COMPUTERS_DIR: setting(
+    text,
+    undefined,
+    'where computers keep their files; default /var/lib/overwinter/computers as root, else in the data directory',
+  ),
+  OVERWINTER_UID_BASE: setting(
+    integer(65_536, 2_000_000_000),
+    '1000000',
+    'the first host uid given to computers (as root)',
+  ),
+  OVERWINTER_BLOB_DIR: setting(
+    text,
+    undefined,
+    'where snapshots and full outputs are kept; default in the data directory',
+  ),
+  OVERWINTER_HIBERNATE_AFTER_MS: setting(
+    integer(0, 86_400_000),
+    '30000',
+    'how long an idle session keeps its computer awake',
+    'ms',
+  ),
+  OVERWINTER_LEASE_TTL_MS: setting(
+    integer(200, 600_000),
+    '10000',
+    'after how long a silent node counts as dead',
+    'ms',
+  ),
+  OVERWINTER_POLL_MS: setting(
+    integer(10, 60_000),
+    '1000',
+    'how often work is looked for without a wake-up',
+    'ms',
+  ),
+  OVERWINTER_TURNS_AT_ONCE: setting(integer(1, 10_000), '64', 'turns that this node runs at once'),
+  OVERWINTER_DRAIN_MS: setting(
+    integer(0, 600_000),
+    '5000',
+    'how long a stopping server waits for running steps',
+    'ms',
+  ),
+  OVERWINTER_COMMAND_TIMEOUT_MS: setting(
+    integer(100, 1_800_000),
+    '120000',
+    "time limit of one of the agent's commands",
+    'ms',
+  ),
+  OVERWINTER_OUTPUT_BYTES: setting(
+    integer(1000, 10_000_000),
+    '30000',
+    "how much of a command's output the model sees",
+    'bytes',
+  ),
+  OVERWINTER_RESPONSE_TOKENS: setting(
+    integer(1, 1_000_000),
+    '16000',
+    'max_tokens of one model request',
+    'tokens',
+  ),
+  OVERWINTER_COMPUTER_MEMORY_MB: setting(integer(64, 1_048_576), '1024', 'memory of one computer', 'MiB'),
+  OVERWINTER_COMPUTER_DISK_MB: setting(
+    integer(16, 1_048_576),
+    '5120',
+    'writable disk of one computer',
+    'MiB',
+  ),
+  OVERWINTER_COMPUTER_PROCESSES: setting(integer(16, 100_000), '512', 'processes of one computer'),
+  OVERWINTER_COMPUTER_CPU_PERCENT: setting(
+    integer(1, 100_000),
+    '200',
+    'CPU of one computer; 100 = one core',
+    '%',
+  ),
+  OVERWINTER_LOG_LEVEL: setting(
+    z.enum(['debug', 'info', 'warn', 'error', 'silent']),
+    'info',
+    'what the log on standard error holds',
+  ),
+  OVERWINTER_FAILPOINT: setting(
+    text,
+    undefined,
+    'for tests: the named effect after which the process kills itself',
+  ),
+  ANTHROPIC_API_KEY: setting(
+    text,
+    undefined,
+    'the model key of agents that have none of their own ("managed")',
+  ),
+  ANTHROPIC_BASE_URL: setting(z.url('must be a URL'), undefined, 'a compatible endpoint of the Messages API'),
+} as const;
+
+type Values = {
+  [Name in keyof typeof SETTINGS]: (typeof SETTINGS)[Name] extends Setting<infer T> ? T | undefined : never;
+};
+/** Settings with a default are always there. */
+export type Config = Values & {
+  [Name in Defaulted]: (typeof SETTINGS)[Name] extends Setting<infer T> ? T : never;
+};
+type Defaulted = Exclude<
+  keyof typeof SETTINGS,
+  | 'DATABASE_URL'
+  | 'OVERWINTER_MIGRATION_URL'
+  | 'OVERWINTER_API_KEY'
+  | 'OVERWINTER_MASTER_KEY'
+  | 'OVERWINTER_COMPUTERS_DIR'
+  | 'OVERWINTER_BLOB_DIR'
+  | 'OVERWINTER_FAILPOINT'
+  | 'ANTHROPIC_API_KEY'
+  | 'ANTHROPIC_BASE_URL'
+>;
+
+/** A wrong setting; the message is the one sentence that the operator sees. It never quotes a secret's value. */
+export class ConfigError extends Error {}
+
+/** @throws ConfigError */
+export function readConfig(environment: Record<string, string | undefined>): Config {
+  const values: Record<string, unknown> = {};
+  for (const [name, { schema, default: fallback }] of Object.entries(SETTINGS)) {
+    const written = environment[name] === '' ? undefined : environment[name];
+    const value = written ?? fallback;
+    if (value === undefined) continue;
+    const parsed = (schema as z.ZodType<unknown, string>).safeParse(value);
+    if (!parsed.success) throw new ConfigError(`${name} ${parsed.error.issues[0]?.message ?? 'is wrong'}.`);
+    values[name] = parsed.data;
+  }
+  const config = values as Config;
+  checkTogether(config);
+  return { ...config, OVERWINTER_DATA_DIR: path.resolve(config.OVERWINTER_DATA_DIR) };
+}
+
+function checkTogether(config: Config): void {
+  if (config.OVERWINTER_SANDBOX === 'process' && !config.OVERWINTER_ALLOW_UNSANDBOXED) {
+    throw new ConfigError(
+      "OVERWINTER_SANDBOX=process runs an agent's commands without any isolation; set OVERWINTER_ALLOW_UNSANDBOXED=1 as well if that is meant.",
+    );
+  }
+  if (config.DATABASE_URL !== undefined && config.OVERWINTER_MASTER_KEY === undefined) {
+    throw new ConfigError(
+      'OVERWINTER_MASTER_KEY is required with DATABASE_URL, because all nodes must open the same credentials; make one with: openssl rand -base64 32',
+    );
+  }
+}
+
+/** The table of settings for `npm start -- --help` and the README. */
+export function describeSettings(): string {
+  const rows = Object.entries(SETTINGS).map(([name, { default: fallback, unit, meaning }]) => {
+    const value = fallback === undefined ? 'unset' : unit === undefined ? fallback : `${fallback} ${unit}`;
+    return `  ${name.padEnd(34)} ${value.padEnd(14)} ${meaning}`;
+  });
+  return [`  ${'setting'.padEnd(34)} ${'default'.padEnd(14)} meaning`, ...rows].join('\n');
+}

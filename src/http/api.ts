@@ -1,0 +1,66 @@
+/** What all routes share: the environment of a request, schemas of common fields, and how a body that does not fit is refused. */
+import type { HttpBindings } from '@hono/node-server';
+import { OpenAPIHono, z } from '@hono/zod-openapi';
+import { OverwinterError } from '../resource/error.ts';
+
+export type Env = { Bindings: HttpBindings; Variables: { request_id: string; trace_id: string } };
+
+export type Api = OpenAPIHono<Env>;
+
+/** An app whose schema failures name the first wrong field. */
+export function createApi(): Api {
+  return new OpenAPIHono<Env>({
+    defaultHook: (result) => {
+      if (result.success) return;
+      const issue = result.error.issues[0];
+      const param = issue?.path.join('.') ?? '';
+      const where = param === '' ? 'the request' : `"${param}"`;
+      throw new OverwinterError(
+        'invalid',
+        `${where}: ${issue?.message ?? 'invalid'}`,
+        param === '' ? undefined : param,
+      );
+    },
+  });
+}
+
+/** A string that PostgreSQL can hold: NUL is replaced. */
+export function text(characters_max: number) {
+  return z
+    .string()
+    .max(characters_max)
+    .overwrite((value) => value.replaceAll('\0', '\uFFFD'));
+}
+
+/** A page size of the query: at least 1, and what exceeds the maximum is brought down to it. */
+export function limit(fallback: number, max: number) {
+  return z
+    .string()
+    .regex(/^[1-9]\d{0,8}$/, 'must be a whole number from 1 up')
+    .optional()
+    .transform((value) => Math.min(value === undefined ? fallback : Number(value), max))
+    .openapi({ type: 'integer', minimum: 1, maximum: max, default: fallback });
+}
+
+/** An opaque cursor of the query that is in truth an id of this form. */
+export function idCursor(prefix: string) {
+  return z
+    .string()
+    .regex(new RegExp(`^${prefix}[0-9a-f]{24}$`), 'is not a cursor of this list')
+    .optional();
+}
+
+/** The cursor of the next page, or null when this page was not full. */
+export function nextCursor(rows: { id: string }[], limit: number): string | null {
+  return rows.length < limit ? null : (rows.at(-1)?.id ?? null);
+}
+
+/** A JSON response in a route's description. */
+export function json<Schema extends z.ZodType>(schema: Schema, description: string) {
+  return { description, content: { 'application/json': { schema } } };
+}
+
+/** A JSON request body in a route's description. */
+export function body<Schema extends z.ZodType>(schema: Schema) {
+  return { body: { required: true, content: { 'application/json': { schema } } } };
+}

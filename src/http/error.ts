@@ -1,0 +1,93 @@
+/** Errors on the wire: one table from code to status, one envelope (contract §4). The text of a bug stays in our logs. */
+import type { HttpBindings } from '@hono/node-server';
+import type { Context, ErrorHandler, NotFoundHandler } from 'hono';
+import { HTTPException } from 'hono/http-exception';
+import type { ContentfulStatusCode } from 'hono/utils/http-status';
+import { z } from '@hono/zod-openapi';
+import type { Logger } from '../engine/runtime.ts';
+import { OverwinterError, type ErrorCode } from '../resource/error.ts';
+import type { Env } from './api.ts';
+
+const STATUS: Record<ErrorCode, ContentfulStatusCode> = {
+  invalid: 400,
+  unauthorized: 401,
+  forbidden: 403,
+  not_found: 404,
+  conflict: 409,
+  idempotency_conflict: 409,
+  fenced: 409,
+  too_large: 413,
+  no_credential: 422,
+  managed_unavailable: 422,
+  runtime_unavailable: 422,
+  sources_not_supported: 422,
+  webhooks_unavailable: 422,
+  rate_limited: 429,
+  contended: 503,
+  unavailable: 503,
+};
+
+const RETRY_AFTER_S = '1';
+
+const Problem = z
+  .object({
+    error: z.object({
+      type: z.string(),
+      message: z.string(),
+      param: z.string().optional().openapi({ description: 'The field of the request that is wrong.' }),
+      request_id: z.string(),
+    }),
+  })
+  .openapi('Error');
+
+/** What every route may answer besides its own. */
+export const problems = {
+  '4XX': { description: 'The request was refused.', content: { 'application/json': { schema: Problem } } },
+  '5XX': { description: 'The server failed.', content: { 'application/json': { schema: Problem } } },
+} as const;
+
+export function renderError(report: Logger['error']): ErrorHandler<Env> {
+  return (error, context) => {
+    if (error instanceof OverwinterError) return refuse(context, error.code, error.message, error.param);
+    if (error instanceof HTTPException) return refuseMalformed(context, error);
+    report({ err: error, request_id: context.get('request_id') }, 'a request failed');
+    return respond(context, 500, 'internal', 'the server failed; the request id names the entry in its log');
+  };
+}
+
+export function renderNotFound(): NotFoundHandler<Env> {
+  return (context) => refuse(context, 'not_found', `there is no ${context.req.method} ${context.req.path}`);
+}
+
+/** What the body parser throws before a schema sees the request. */
+function refuseMalformed(context: Context<Env>, error: HTTPException): Response {
+  if (error.status !== 415) return refuse(context, 'invalid', error.message);
+  return refuse(context, 'invalid', 'the body must be JSON, with Content-Type: application/json');
+}
+
+function refuse(context: Context<Env>, code: ErrorCode, message: string, param?: string): Response {
+  const status = STATUS[code];
+  if (status === 503) context.header('Retry-After', RETRY_AFTER_S);
+  return respond(context, status, code, message, param);
+}
+
+function respond(
+  context: Context<Env>,
+  status: ContentfulStatusCode,
+  type: string,
+  message: string,
+  param?: string,
+): Response {
+  const request_id = context.get('request_id');
+  if (hasUnreadBody(context.env.incoming)) context.header('Connection', 'close');
+  return context.json(
+    { error: { type, message, ...(param === undefined ? {} : { param }), request_id } },
+    status,
+  );
+}
+
+/** The client still sends: it must not put its next request behind a body that nobody reads. */
+function hasUnreadBody(incoming: HttpBindings['incoming']): boolean {
+  const { 'content-length': length, 'transfer-encoding': encoding } = incoming.headers;
+  return !incoming.complete && (Number(length ?? 0) > 0 || encoding !== undefined);
+}

@@ -1,0 +1,67 @@
+/** The program that serves: `npm start`. Exit codes: 0 stopped as asked, 2 could not start for a reason it has said. */
+import fs from 'node:fs';
+import path from 'node:path';
+import { ConfigError, describeSettings, readConfig } from './config.ts';
+import { startServer, StartError, type Server } from './server.ts';
+
+const { version } = JSON.parse(fs.readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
+  version: string;
+};
+
+await main();
+
+async function main(): Promise<void> {
+  if (process.argv.includes('--help') || process.argv.includes('-h')) {
+    process.stdout.write(`Overwinter ${version}: a self-hosted runtime for durable agent sessions.\n\n`);
+    process.stdout.write(`Usage: npm start\n\nSettings, from the environment:\n\n${describeSettings()}\n`);
+    return;
+  }
+  try {
+    const config = readConfig(process.env);
+    const server = await startServer(config, version);
+    greet(server, config.OVERWINTER_DATA_DIR, config.ANTHROPIC_API_KEY !== undefined);
+    stopOnSignal(server);
+  } catch (error) {
+    if (!(error instanceof ConfigError) && !(error instanceof StartError)) throw error;
+    process.stderr.write(`${error.message}\n`);
+    process.exitCode = 2;
+    // What was opened before the reason was found must not keep the process alive.
+    process.exit();
+  }
+}
+
+function greet(server: Server, directory: string, has_model_key: boolean): void {
+  const { isolation, limits, identity } = server.capabilities;
+  const lines = [
+    `Overwinter ${version} serves at ${server.url}`,
+    `  API key     ${server.api_key}   (kept in ${path.join(directory, 'api-key')})`,
+    `  computers   isolation: ${isolation}, limits: ${limits}, identity: ${identity}`,
+    ...server.capabilities.notes.map((note) => `              ${note}`),
+    ...(isolation === 'none' ? ["  WARNING     an agent's commands run without any isolation"] : []),
+    `  model key   ${has_model_key ? 'from ANTHROPIC_API_KEY' : 'none: set ANTHROPIC_API_KEY, or give each agent a key'}`,
+    '',
+    'Next: create an agent and a session as the README shows, with baseUrl',
+    `  ${server.url}/v3`,
+    'Ctrl-C stops; sessions go on at the next start.',
+    '',
+  ];
+  process.stdout.write(lines.join('\n'));
+}
+
+/** The first signal drains; a second one does not wait. */
+function stopOnSignal(server: Server): void {
+  let stopping = false;
+  const stop = (): void => {
+    if (stopping) process.exit(1);
+    stopping = true;
+    server.stop().then(
+      () => process.exit(0),
+      (error: unknown) => {
+        process.stderr.write(`stopping failed: ${String(error)}\n`);
+        process.exit(1);
+      },
+    );
+  };
+  process.on('SIGINT', stop);
+  process.on('SIGTERM', stop);
+}
