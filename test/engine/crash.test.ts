@@ -1,0 +1,96 @@
+/**
+ * Durability, proved by crashing: the server kills itself after a named effect, is started again, and the session finishes by itself
+ * as if nothing had happened, for every failpoint there is.
+ */
+import type { Event, Session } from '@opencomputer/sdk';
+import { describe, expect, it } from 'vitest';
+import failpoints from '../../fixtures/failpoints.json' with { type: 'json' };
+import { reply, text, toolUse, type Script } from '../helpers/messages-api.ts';
+import type { TestNode } from '../helpers/node.ts';
+import { eventually, makeWorld } from '../helpers/world.ts';
+
+/**
+ * The model is overloaded once, then works with a file over two commands; in the second turn, after a sleep of the computer, it still
+ * finds the file.
+ */
+function makeScript(): Script {
+  let overloaded = true;
+  return (request) => {
+    const said = JSON.stringify(request.messages);
+    if (overloaded) {
+      overloaded = false;
+      return { error: { status: 529, type: 'overloaded_error', message: 'Overloaded' } };
+    }
+    if (said.includes('found: hello')) return reply(text('It is still there.'));
+    if (said.includes('second')) return reply(toolUse('bash', { command: 'echo found: $(cat note)' }));
+    if (said.includes('Said.')) return reply(text('Finished.'));
+    if (said.includes('"content":"hello')) return reply(toolUse('say', { text: 'Written.' }));
+    return reply(
+      text('Writing.'),
+      toolUse('bash', { command: 'test -s note || echo hello >> note; cat note' }),
+    );
+  };
+}
+
+/** Effects that only a part of a driver or of a later issue has are killed in tests of their own. */
+const reached = failpoints.filter((name) => !name.startsWith('sandbox.') && name !== 'blob.directory_made');
+
+describe.each(reached)('killed after %s', (failpoint) => {
+  it('finishes the session after a restart', { timeout: 40_000 }, async () => {
+    const world = await makeWorld(makeScript(), {
+      OVERWINTER_HIBERNATE_AFTER_MS: '1',
+      OVERWINTER_POLL_MS: '50',
+    });
+    try {
+      const first = await world.start({ OVERWINTER_FAILPOINT: failpoint });
+      const survived = await Promise.race([
+        journey(first).then(
+          () => true,
+          () => false,
+        ),
+        first.ended,
+      ]);
+      expect(survived, 'the journey does not come by this failpoint').not.toBe(true);
+      await first.ended;
+      const session = await journey(await world.start());
+      const log = await wholeLog(session);
+      expect(log.map((event) => event.seq)).toEqual(log.map((_, index) => index + 1));
+      const ends = log.filter((event) => event.type === 'turn.completed');
+      expect(ends.map((event) => (event.body as { yieldReason: string }).yieldReason)).toEqual([
+        'completed',
+        'completed',
+      ]);
+      const { result } = await session.result();
+      expect(result?.body).toEqual({ text: 'It is still there.' });
+      expect(world.api.refused).toEqual([]);
+    } finally {
+      await world.end();
+    }
+  });
+});
+
+/** Two turns with a sleep of the computer after each. Every step may be repeated, so a second node goes on where the first died. */
+async function journey(node: TestNode): Promise<Session> {
+  const { agents, sessions } = node.client;
+  const agent = await agents.create({ name: 'a', prompt: 'Test.', model: 'anthropic/claude-test' });
+  const session = await sessions.create({ agent: agent.id, input: 'first', key: 'the-session' });
+  await asleep(session, 1);
+  await session.steer('second', { idempotencyKey: 'second' });
+  await asleep(session, 2);
+  return session;
+}
+
+/** Waits for the end of the turn and for the sleep that follows it. */
+async function asleep(session: Session, turns: number): Promise<void> {
+  await eventually(async () => {
+    const log = await wholeLog(session);
+    const ended = log.filter((event) => event.type === 'turn.completed');
+    const slept = log.findLastIndex((event) => event.type === 'computer.hibernated');
+    return ended.length >= turns && slept > log.indexOf(ended[turns - 1]!);
+  }, 20_000);
+}
+
+async function wholeLog(session: Session): Promise<Event[]> {
+  const query = { level: 'runtime', limit: 500 } as unknown as Parameters<Session['listEvents']>[0];
+  return (await session.listEvents(query)).data;
+}

@@ -1,0 +1,107 @@
+/** Starting and stopping, as an operator sees it: one sentence and exit code 2 for what is wrong, a clean end for what is not. */
+import { execFile } from 'node:child_process';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { reply, text, toolUse } from './helpers/messages-api.ts';
+import { eventually, gate, makeWorld, streamUntil, type World } from './helpers/world.ts';
+
+const MAIN = new URL('../src/main.ts', import.meta.url).pathname;
+const run = promisify(execFile);
+
+/** Runs the program to its end; the environment is only what is given. */
+async function runMain(environment: Record<string, string>, ...args: string[]) {
+  const env = { PATH: process.env['PATH'], OVERWINTER_PORT: '0', ...environment };
+  const ended = await run(process.execPath, [MAIN, ...args], { env, timeout: 20_000 }).catch((error: unknown) => error);
+  const { code = 0, stdout, stderr } = ended as { code?: number; stdout: string; stderr: string };
+  return { code, stdout, stderr };
+}
+
+let world: World;
+const hold = gate();
+
+beforeEach(async () => {
+  world = await makeWorld((request) =>
+    JSON.stringify(request.messages).includes('slow')
+      ? { ...reply(toolUse('bash', { command: 'echo' })), gate: () => hold.opened }
+      : reply(text('Done.')),
+  );
+});
+
+afterEach(() => world.end());
+
+describe('a start', () => {
+  it('shows its settings for --help', async () => {
+    const { code, stdout } = await runMain({}, '--help');
+    expect(code).toBe(0);
+    for (const name of ['OVERWINTER_PORT', '4680', 'DATABASE_URL', 'OVERWINTER_HIBERNATE_AFTER_MS', '30000 ms']) {
+      expect(stdout).toContain(name);
+    }
+  });
+
+  it.each([
+    [{ OVERWINTER_PORT: 'eighty' }, 'OVERWINTER_PORT must be a whole number'],
+    [{ OVERWINTER_PORT: '70000' }, 'OVERWINTER_PORT must be between'],
+    [{ DATABASE_URL: 'mysql://x' }, 'DATABASE_URL must be a postgres:// URL'],
+    [{ DATABASE_URL: 'postgres://127.0.0.1:1/x' }, 'OVERWINTER_MASTER_KEY is required'],
+    [{ OVERWINTER_SANDBOX: 'process' }, 'OVERWINTER_ALLOW_UNSANDBOXED=1'],
+    [{ OVERWINTER_API_KEY: 'secret-nonsense' }, 'OVERWINTER_API_KEY must look like'],
+  ])('refuses %o in one sentence and exits 2', async (environment, sentence) => {
+    const { code, stderr } = await runMain(environment as unknown as Record<string, string>);
+    expect(code).toBe(2);
+    expect(stderr).toContain(sentence);
+    expect(stderr.trim().split('\n')).toHaveLength(1);
+    expect(stderr).not.toContain('secret-nonsense');
+  });
+
+  it('refuses to run without a sandbox program, naming what to install', async () => {
+    const directory = path.join(world.directory, 'other');
+    fs.cpSync(path.join(world.directory, 'database'), path.join(directory, 'database'), { recursive: true });
+    const tools = fs.mkdtempSync(path.join(os.tmpdir(), 'overwinter-path-'));
+    fs.symlinkSync('/usr/bin/flock', path.join(tools, 'flock'));
+    const { code, stderr } = await runMain({ OVERWINTER_DATA_DIR: directory, PATH: tools });
+    expect(code).toBe(2);
+    expect(stderr).toContain('bubblewrap');
+  });
+
+  it('is refused for a data directory that is in use', async () => {
+    const node = await world.start();
+    const { code, stderr } = await runMain({ OVERWINTER_DATA_DIR: world.directory });
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/^Another Overwinter server is using .*\n$/);
+    await node.kill();
+    expect((await (await world.start()).client.agents.list()).data).toEqual([]);
+  });
+
+  it('keeps its key 0600, prints it, and finds everything again', async () => {
+    const first = await world.start();
+    const file = path.join(world.directory, 'api-key');
+    expect(fs.statSync(file).mode & 0o777).toBe(0o600);
+    expect(fs.readFileSync(file, 'utf8').trim()).toBe(first.api_key);
+    const agent = await first.client.agents.create({ name: 'a', prompt: 'p', model: 'anthropic/claude-test' });
+    const session = await first.client.sessions.create({ agent: agent.id, input: 'go' });
+    await streamUntil(session, 'turn.completed');
+    expect(await first.stop()).toBe(0);
+    const second = await world.start();
+    expect(second.api_key).toBe(first.api_key);
+    expect((await second.client.sessions.get(session.id)).status).toBe('idle');
+  });
+});
+
+describe('a stop', () => {
+  it('in the middle of a model call ends cleanly, and the turn goes on at the next start', async () => {
+    const first = await world.start({ OVERWINTER_DRAIN_MS: '100' });
+    const agent = await first.client.agents.create({ name: 'a', prompt: 'p', model: 'anthropic/claude-test' });
+    const session = await first.client.sessions.create({ agent: agent.id, input: 'slow' });
+    await eventually(() => world.api.concurrent > 0);
+    expect(await first.stop()).toBe(0);
+    const requests = world.api.requests.length;
+    const second = await world.start();
+    await eventually(() => world.api.requests.length > requests);
+    const again = await second.client.sessions.get(session.id);
+    expect(again.status).toBe('running');
+    expect((await again.turns()).data).toMatchObject([{ attempt: 2 }]);
+  });
+});
