@@ -1,7 +1,6 @@
 /** Starting and stopping, as an operator sees it: one sentence and exit code 2 for what is wrong, a clean end for what is not. */
 import { execFile } from 'node:child_process';
 import fs from 'node:fs';
-import os from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -56,14 +55,19 @@ describe('a start', () => {
     expect(stderr).not.toContain('secret-nonsense');
   });
 
-  it('refuses to run without a sandbox program, naming what to install', async () => {
+  it('refuses to run without a working sandbox program, naming what to install', async () => {
     const directory = path.join(world.directory, 'other');
     fs.cpSync(path.join(world.directory, 'database'), path.join(directory, 'database'), { recursive: true });
-    const tools = fs.mkdtempSync(path.join(os.tmpdir(), 'overwinter-path-'));
-    fs.symlinkSync('/usr/bin/flock', path.join(tools, 'flock'));
-    const { code, stderr } = await runMain({ OVERWINTER_DATA_DIR: directory, PATH: tools });
-    expect(code).toBe(2);
-    expect(stderr).toContain('bubblewrap');
+    // In a mount namespace of its own the program is not there.
+    const hide = 'mount --bind /dev/null "$(command -v bwrap)" && exec "$@"';
+    const env = { PATH: process.env['PATH'], OVERWINTER_PORT: '0', OVERWINTER_DATA_DIR: directory };
+    const command = ['--mount', '--map-root-user', 'sh', '-c', hide, 'sh', process.execPath, MAIN];
+    const ended = (await run('unshare', command, { env, timeout: 20_000 }).catch((error: unknown) => error)) as {
+      code: number;
+      stderr: string;
+    };
+    expect(ended.stderr).toContain('apt-get install bubblewrap');
+    expect(ended.code).toBe(2);
   });
 
   it('is refused for a data directory that is in use', async () => {

@@ -28,9 +28,9 @@ export function createComputers(runtime: Runtime): Computers {
 
   async function wake(runner: Runner, logged: ComputerState | null): Promise<Computer> {
     const { db } = runtime.database;
-    const { stream, org } = runner.claim;
-    const fresh = { id: runtime.newId('computer'), org, session_id: stream, driver: runtime.driver.name };
-    const intent = await intendWake(db, fresh, runtime.node);
+    const { org } = runner.claim;
+    const fresh = { id: runtime.newId('computer'), driver: runtime.driver.name };
+    const intent = await intendWake(db, runner.claim, fresh, runtime.node);
     await runtime.fail('computer.intended');
     const snapshot_ref = logged?.snapshot_ref ?? null;
     const woken = await runtime.driver.wake({

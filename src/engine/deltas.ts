@@ -1,5 +1,5 @@
 /** Live previews of text while the model writes it: in this process only, never stored, free to be lost. */
-export type Delta = { turn_id: string; text: string };
+type Delta = { turn_id: string; text: string };
 
 export type Deltas = {
   publish: (stream: string, delta: Delta) => void;

@@ -2,7 +2,7 @@
  * The node's sign of life and its view of the database's clock. Both come from the same statement: the answer's time, taken at the
  * middle of the round trip, is the offset to this process's monotonic clock.
  */
-import { heartbeat, leave } from '../store/leases.ts';
+import { forgetDeadNodes, heartbeat, leave } from '../store/leases.ts';
 import type { Db } from '../store/tables.ts';
 
 export type Heartbeat = {
@@ -46,6 +46,7 @@ export async function startHeartbeat(
   }
 
   await beating;
+  await forgetDeadNodes(db);
   schedule();
   return {
     now: () => (latest = Math.max(latest, monotonic() + offset_ms)),

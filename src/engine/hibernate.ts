@@ -2,6 +2,7 @@
  * An idle session's computer goes to sleep: its processes end, its files are saved as a blob that outlives the directory, and only
  * then does the log say so. Until it does, the files in place are what counts.
  */
+import type { ComputerState } from '../session/state.ts';
 import { getReference, recordHibernation } from '../store/computers.ts';
 import type { Computers } from './computers.ts';
 import { write, type Runner } from './runner.ts';
@@ -14,8 +15,7 @@ export async function hibernate(runtime: Runtime, computers: Computers, runner: 
   const { db } = runtime.database;
   await computers.sleep(computer.id);
   await runtime.fail('computer.slept');
-  const snapshot_ref =
-    (await snapshot(runtime, org, computer.id, computer.generation)) ?? computer.snapshot_ref;
+  const snapshot_ref = await newSnapshot(runtime, runner, computer);
   await runtime.fail('computer.snapshotted');
   await recordHibernation(db, org, computer.id, snapshot_ref);
   const body = { computer_id: computer.id, generation: computer.generation, snapshot_ref };
@@ -28,17 +28,28 @@ export async function hibernate(runtime: Runtime, computers: Computers, runner: 
   }
 }
 
-/** The new snapshot's name; null when there are no files to save. */
-async function snapshot(
+/** The name of the snapshot that counts from now on: the old one's when there is no new one. */
+async function newSnapshot(
   runtime: Runtime,
-  org: string,
-  computer_id: string,
-  generation: number,
+  runner: Runner,
+  computer: ComputerState,
 ): Promise<string | null> {
-  const reference = await getReference(runtime.database.db, org, computer_id);
-  const content = reference && (await runtime.driver.snapshot(computer_id, reference));
+  const { org, stream } = runner.claim;
+  try {
+    return (await takeSnapshot(runtime, org, computer)) ?? computer.snapshot_ref;
+  } catch (error) {
+    // The files in place still count; a session must not stay awake, or be tried for ever, because they cannot be copied.
+    runtime.logger.error({ err: error, session: stream }, 'a computer could not be saved');
+    return computer.snapshot_ref;
+  }
+}
+
+/** Null when there are no files to save. */
+async function takeSnapshot(runtime: Runtime, org: string, computer: ComputerState): Promise<string | null> {
+  const reference = await getReference(runtime.database.db, org, computer.id);
+  const content = reference && (await runtime.driver.snapshot(computer.id, reference));
   if (!content) return null;
-  const name = `computers/${computer_id}/${generation}.tar.zst`;
+  const name = `computers/${computer.id}/${computer.generation}.tar.zst`;
   await runtime.blobs.put(name, content);
   return name;
 }

@@ -12,5 +12,10 @@ export async function modelKey(
   if (credential_id === 'managed') return runtime.managed_key;
   const sealed = await getSealedCredential(runtime.database.db, org, credential_id);
   if (sealed === undefined) return undefined;
-  return runtime.sealer.open(sealed, { org, table: 'credential', id: credential_id, column: 'sealed' });
+  try {
+    return runtime.sealer.open(sealed, { org, table: 'credential', id: credential_id, column: 'sealed' });
+  } catch (error) {
+    runtime.logger.error({ err: error, credential: credential_id }, 'a stored credential does not open');
+    return undefined;
+  }
 }

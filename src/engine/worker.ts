@@ -43,7 +43,7 @@ export function startWorker(runtime: Runtime, computers: Computers): Worker {
         const free = settings.turns_at_once_max - running.size;
         if (free <= 0) break;
         const claims = await claim(runtime.database, runtime.node, free);
-        await runtime.fail('worker.claimed');
+        if (claims.length > 0) await runtime.fail('worker.claimed');
         claims.forEach(run);
         if (claims.length === free) again = true;
       }

@@ -36,7 +36,8 @@ export function createApp(runtime: Runtime, options: AppOptions): Api {
   app.notFound(renderNotFound());
   mountHealth(app, runtime, options);
   app.route('/v3', v3(runtime, options));
-  app.get('/openapi.json', (context) => context.json(describe(app, options.version)));
+  let document: object | undefined;
+  app.get('/openapi.json', (context) => context.json((document ??= describe(app, options.version))));
   return app;
 }
 

@@ -6,6 +6,8 @@ import { json, type Api } from './api.ts';
 const Health = z.object({
   status: z.literal('ok'),
   version: z.string(),
+  /** This process among the nodes of the cluster. */
+  node: z.string(),
   sandbox: z.unknown(),
   database: z.enum(['embedded', 'postgres']),
 });
@@ -26,6 +28,7 @@ export function mountHealth(
       const answer = {
         status: 'ok',
         version,
+        node: runtime.node,
         sandbox: capabilities,
         database: runtime.database.kind,
       } as const;

@@ -3,9 +3,6 @@ import { z } from 'zod';
 import { Limits } from './limits.ts';
 import { OverwinterError } from './error.ts';
 
-/** The runtimes of contract §15.1; this server drives `claude`. */
-export const Runtime = z.enum(['claude', 'codex', 'pi', 'flue']);
-
 export const AgentSnapshot = z.object({
   agent_id: z.string(),
   name: z.string(),

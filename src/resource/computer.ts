@@ -3,7 +3,7 @@
  * A computer's files outlive its processes; the server's death ends the processes and keeps the files.
  */
 
-export type DriverName = 'bwrap' | 'process';
+type DriverName = 'bwrap' | 'process';
 
 /** What names a computer's place to its driver: plain JSON that any node can hold. */
 export type Reference = { [key: string]: string | number };

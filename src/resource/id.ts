@@ -3,7 +3,7 @@
  * 12 of chance, so ids made later sort later. Time and chance are arguments.
  */
 
-export const ID_PREFIXES = {
+const ID_PREFIXES = {
   org: 'org_',
   api_key: 'key_',
   agent: 'agt_',

@@ -177,7 +177,7 @@ type Provision = {
 
 /** Puts the wanted files in place. A directory counts only with its record, which the launch writes last. */
 async function provide({ keeper, ground, place, identity, request }: Provision): Promise<Woken['files']> {
-  const { from_generation, generation, snapshot: open, limits } = request;
+  const { from_generation, snapshot: open, limits } = request;
   const found = (await readRecord(place))?.generation ?? 0;
   if (found > 0 && found >= from_generation) {
     await makePlace(place, identity);

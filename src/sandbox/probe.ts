@@ -57,7 +57,7 @@ async function expectWorking(computer: Computer): Promise<void> {
 
 async function reasonOf(error: Error, computers_dir: string): Promise<string> {
   const text = error.message.replaceAll(/\s+/g, ' ').trim();
-  if (text.includes('ENOENT') && text.includes('bwrap')) {
+  if (/spawn bwrap E(NOENT|ACCES)/.test(text)) {
     return 'bubblewrap is missing: run `apt-get install bubblewrap`.';
   }
   if (/namespace|uid map|Operation not permitted/i.test(text)) return await namespaceReason(text);

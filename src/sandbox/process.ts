@@ -89,7 +89,7 @@ async function quieten({ live }: Keeper, place: Place): Promise<void> {
 }
 
 async function provide(keeper: Keeper, place: Place, request: WakeRequest): Promise<Woken['files']> {
-  const { from_generation, generation, snapshot: open } = request;
+  const { from_generation, snapshot: open } = request;
   const found = (await readRecord(place))?.generation ?? 0;
   if (found > 0 && found >= from_generation) return 'kept';
   await removePlace(keeper.installation_dir, place);

@@ -12,7 +12,7 @@ export type SessionStatus = 'queued' | 'running' | 'awaiting_input' | 'idle' | '
 export type PendingCall = { call_id: string; tool: string; repeatable: boolean };
 
 /** Where a turn stands between two appends. */
-export type Step =
+type Step =
   | { at: 'ready' }
   /** The request is in the log; the call is being made, or was when its runner died. */
   | { at: 'requested'; request: number; max_tokens: number }

@@ -4,13 +4,6 @@ import type { Db } from './tables.ts';
 
 export type NewApiKey = { id: string; name: string; public_id: string; digest: Uint8Array };
 
-export async function insertApiKey(db: Db, org: string, key: NewApiKey): Promise<void> {
-  await db
-    .insertInto('api_key')
-    .values({ ...key, org })
-    .execute();
-}
-
 /** The usable key with this public id, neither revoked nor expired; whether the caller has it, only the digest says. */
 export async function findApiKey(
   db: Db,

@@ -1,34 +1,39 @@
 /** Computers as rows: the intent before the driver acts, and where the computer is after. */
 import { sql } from 'kysely';
 import type { Reference } from '../resource/computer.ts';
+import { OverwinterError } from '../resource/error.ts';
+import type { Claim } from './leases.ts';
 import type { Db } from './tables.ts';
 
 export type WakeIntent = { id: string; reference: Reference | null; generation: number };
 
 /**
  * Records that this node is about to wake the session's computer, making its row on first need. The generation it gets is new, so
- * the files of any other wake can be told from this one's.
+ * the files of any other wake can be told from this one's. Only the runner that holds the session may.
+ * @throws OverwinterError `fenced`
  */
 export async function intendWake(
   db: Db,
-  fresh: { id: string; org: string; session_id: string; driver: string },
+  claim: Claim,
+  fresh: { id: string; driver: string },
   node: string,
 ): Promise<WakeIntent> {
-  const known = await db
-    .updateTable('computer')
-    .set({ node, state: 'waking', generation: sql`generation + 1` })
-    .where('org', '=', fresh.org)
-    .where('session_id', '=', fresh.session_id)
-    .returning(['id', 'reference', 'generation'])
-    .executeTakeFirst();
-  const row =
-    known ??
-    (await db
-      .insertInto('computer')
-      .values({ ...fresh, node, state: 'waking', generation: 1, reference: null })
-      .returning(['id', 'reference', 'generation'])
-      .executeTakeFirstOrThrow());
-  return { id: row.id, reference: row.reference as Reference | null, generation: row.generation };
+  const { rows } = await sql<WakeIntent>`
+    with holder as (
+      select id, org from stream where id = ${claim.stream} and epoch = ${claim.epoch} for share
+    ), known as (
+      update computer c set node = ${node}, state = 'waking', generation = c.generation + 1
+      from holder where c.session_id = holder.id
+      returning c.id, c.reference, c.generation
+    ), made as (
+      insert into computer (id, org, session_id, driver, node, state, generation)
+      select ${fresh.id}, org, id, ${fresh.driver}, ${node}, 'waking', 1
+      from holder where not exists (select from known)
+      returning id, reference, generation
+    )
+    select * from known union all select * from made`.execute(db);
+  if (rows[0]) return rows[0];
+  throw new OverwinterError('fenced', 'another runner holds the session');
 }
 
 export async function recordWake(db: Db, org: string, id: string, reference: Reference): Promise<void> {

@@ -1,5 +1,8 @@
 /** Model provider keys of an org, sealed; at most one is the default of its provider. */
+import { OverwinterError } from '../resource/error.ts';
 import type { Db } from './tables.ts';
+
+const UNIQUE_VIOLATION = '23505';
 
 export type NewCredential = {
   id: string;
@@ -100,22 +103,26 @@ export async function rotateCredential(
     .executeTakeFirst();
 }
 
-/** Makes a credential the default of its provider. The former default is cleared first: both at once would collide. */
+/**
+ * Makes a credential the default of its provider. The former default is cleared first: both at once would collide.
+ * @throws OverwinterError `contended` when another default was set in between.
+ */
 export async function setDefaultCredential(db: Db, org: string, credential: CredentialRow): Promise<void> {
-  await db
-    .updateTable('credential')
+  const ofOrg = db.updateTable('credential').where('org', '=', org);
+  await ofOrg
     .set({ is_default: false })
-    .where('org', '=', org)
     .where('provider', '=', credential.provider)
     .where('id', '!=', credential.id)
     .where('is_default', '=', true)
     .execute();
-  await db
-    .updateTable('credential')
+  await ofOrg
     .set({ is_default: true })
-    .where('org', '=', org)
     .where('id', '=', credential.id)
-    .execute();
+    .execute()
+    .catch((error: unknown) => {
+      if ((error as { code?: string }).code !== UNIQUE_VIOLATION) throw error;
+      throw new OverwinterError('contended', 'another default was set at the same time; try again');
+    });
 }
 
 /** Agents that used it fall back to the org's default. Returns whether there was such a credential. */

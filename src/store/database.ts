@@ -16,7 +16,7 @@ export type Ground =
 export type Statement = { name: string; text: string };
 
 /** Receives the payloads of the cluster's hints; see store/hints.ts. */
-export type Listener = { close: () => Promise<void> };
+type Listener = { close: () => Promise<void> };
 
 export type Database = {
   kind: Ground['kind'];
@@ -92,10 +92,10 @@ async function migratePostgres(url: string): Promise<void> {
 }
 
 /** Bigints fit a number here: seqs and counts, never money. */
-const NUMBERS = {
+const NUMBERS: pg.CustomTypesConfig = {
   getTypeParser: (oid: number, format?: 'text' | 'binary') =>
-    oid === 20 ? Number : pg.types.getTypeParser(oid, format as 'text'),
-} as pg.CustomTypesConfig;
+    oid === 20 ? Number : pg.types.getTypeParser(oid, format),
+};
 
 function listenForever(
   settings: pg.ClientConfig,

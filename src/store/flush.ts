@@ -22,7 +22,7 @@ export type Append = {
 };
 
 /** The event columns as arrays, in the order of `eventColumns`. */
-export const EVENT_ARRAYS = `
+const EVENT_ARRAYS = `
   unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[],
     $9::text[], $10::text[], $11::text[], $12::float8[], $13::text[], $14::int[], $15::text[], $16::text[], $17::text[])
   as e(stream, seq, id, org, type, level, epoch, turn_id, actor, source, refs, ts, body, body_bytes, content_ref,

@@ -9,7 +9,7 @@ import { readPage } from './events.ts';
 import type { Log } from './log.ts';
 import type { EventRow } from './rows.ts';
 
-export type Follower = {
+type Follower = {
   /** The next rows after the cursor that the level shows, ascending; waits until there are some. Empty = aborted. */
   next: () => Promise<EventRow[]>;
 };
@@ -42,7 +42,7 @@ export function createFollow(database: Database, log: Log, poll_ms: number): Fol
     topic.head = Math.max(topic.head, state.head);
     wake(topic);
   });
-  const poll = setInterval(() => void hint('*'), poll_ms);
+  const poll = setInterval(() => hint('*'), poll_ms);
   poll.unref();
 
   function topicOf(stream: string): Topic {

@@ -73,6 +73,14 @@ export async function heartbeat(db: Db, node: string, ttl_ms: number): Promise<n
   return row.now;
 }
 
+/** Nodes that died long ago hold nothing any more. */
+export async function forgetDeadNodes(db: Db): Promise<void> {
+  await db
+    .deleteFrom('node')
+    .where('alive_until', '<', sql<Date>`clock_timestamp() - interval '1 day'`)
+    .execute();
+}
+
 /** A node that stops gives up all it held at once. */
 export async function leave(db: Db, node: string): Promise<void> {
   await db.updateTable('stream').set({ lease_node: null }).where('lease_node', '=', node).execute();

@@ -14,7 +14,7 @@ import type { Database } from './database.ts';
 import { readEvents } from './events.ts';
 import { buildRows, type NewRow } from './rows.ts';
 
-export type Decide = (state: SessionState) => Draft[] | OverwinterError;
+type Decide = (state: SessionState) => Draft[] | OverwinterError;
 
 export type AppendOptions = {
   /** A runner's lease epoch: the append is refused as `fenced` once another runner holds the stream. */
@@ -33,7 +33,7 @@ export type Appended = {
 };
 
 /** A stream's new events, told to this node's readers after the commit. */
-export type Commit = { stream: string; state: SessionState; rows: NewRow[] };
+type Commit = { stream: string; state: SessionState; rows: NewRow[] };
 
 export type Log = {
   /** @throws OverwinterError what `decide` refused, `fenced`, `contended`, or `unavailable` (outcome unknown). */

@@ -8,7 +8,7 @@ import { eventId } from '../resource/id.ts';
 import type { Draft, SessionEvent } from '../session/event.ts';
 
 /** Bodies above this go to the blob table; the event keeps a preview and `content_ref` (contract §9.5). */
-export const INLINE_BODY_BYTES = 32_768;
+const INLINE_BODY_BYTES = 32_768;
 const BODY_BYTES_MAX = 8 * 1024 * 1024;
 const PREVIEW_CHARACTERS = 1000;
 

@@ -26,9 +26,8 @@ export async function capture(
   blobs: Blobs,
   blob_name: string,
 ): Promise<Captured> {
-  const half = Math.floor(bytes_max / 2);
-  const kept: Buffer[] = [];
-  let kept_bytes = 0;
+  const head: Buffer[] = [];
+  let head_bytes = 0;
   let tail: Buffer = Buffer.alloc(0);
   let summary = '';
   let bytes = 0;
@@ -37,23 +36,25 @@ export async function capture(
     const chunk = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
     if (stream === 'stdout' && summary.length < SUMMARY_CHARACTERS) summary += chunk.toString('utf8');
     bytes += chunk.length;
-    if (!spill && bytes <= bytes_max) {
-      kept.push(chunk);
-      kept_bytes += chunk.length;
-      continue;
-    }
-    spill ??= openSpill(blobs, blob_name, Buffer.concat(kept, kept_bytes));
-    await spill.write(chunk);
-    tail = Buffer.concat([tail, chunk]).subarray(-half);
+    const room = bytes_max - head_bytes;
+    if (bytes > bytes_max) spill ??= openSpill(blobs, blob_name, Buffer.concat(head));
+    await spill?.write(chunk);
+    if (room > 0) head.push(chunk.subarray(0, room));
+    head_bytes += Math.min(room, chunk.length);
+    if (chunk.length > room) tail = Buffer.concat([tail, chunk.subarray(room)]).subarray(-bytes_max);
   }
   summary = summary.slice(0, SUMMARY_CHARACTERS);
-  const all = Buffer.concat(kept, kept_bytes);
-  if (!spill) return { text: all.toString('utf8'), summary, bytes };
+  const kept = Buffer.concat([...head, tail]);
+  if (!spill) return { text: kept.toString('utf8'), summary, bytes };
   await spill.end();
-  const end = Buffer.concat([all, tail]).subarray(-half).toString('utf8');
-  const left_out = bytes - 2 * half;
-  const text = `${all.subarray(0, half).toString('utf8')}\n[… ${left_out} of ${bytes} bytes left out …]\n${end}`;
-  return { text, summary, bytes, content_ref: blob_name };
+  return { text: withoutMiddle(kept, bytes, bytes_max), summary, bytes, content_ref: blob_name };
+}
+
+/** The first and the last half of the cap, and what is missing between them. */
+function withoutMiddle(kept: Buffer, bytes: number, bytes_max: number): string {
+  const half = Math.floor(bytes_max / 2);
+  const [start, end] = [kept.subarray(0, half), kept.subarray(-half)].map((part) => part.toString('utf8'));
+  return `${start}\n[… ${bytes - 2 * half} of ${bytes} bytes left out …]\n${end}`;
 }
 
 type Spill = { write: (chunk: Buffer) => Promise<void>; end: () => Promise<void> };

@@ -7,11 +7,11 @@ import { serve } from '@hono/node-server';
 import { createApp, type AppOptions } from '../../src/http/app.ts';
 import type { Runtime } from '../../src/engine/runtime.ts';
 import { makeApiKey } from '../../src/secret/key.ts';
-import { insertApiKey } from '../../src/store/api-keys.ts';
+import { ensureApiKey } from '../../src/store/api-keys.ts';
 import { createOrg } from '../../src/store/orgs.ts';
 import { testRuntime } from './runtime.ts';
 
-export type Org = { id: string; key: string };
+type Org = { id: string; key: string };
 
 export type Answer = { status: number; headers: Headers; text: string; json: Json };
 /** Tests read answers freely; a wrong shape fails the assertion that reads it. */
@@ -27,7 +27,7 @@ export function fieldOf(entries: Json[], field: string): string[] {
   return entries.map((entry) => entry[field] as string);
 }
 
-export type Ask = { key?: string | null; body?: unknown; raw?: string; headers?: Record<string, string> };
+type Ask = { key?: string | null; body?: unknown; raw?: string; headers?: Record<string, string> };
 
 export type TestServer = {
   url: string;
@@ -70,7 +70,7 @@ async function makeOrg(runtime: Runtime): Promise<Org> {
   const id = runtime.newId('org');
   await createOrg(runtime.database.db, { id, name: 'test' });
   const { key, ...stored } = makeApiKey(randomBytes);
-  await insertApiKey(runtime.database.db, id, { id: runtime.newId('api_key'), name: 'test', ...stored });
+  await ensureApiKey(runtime.database.db, id, { id: runtime.newId('api_key'), name: 'test', ...stored });
   return { id, key };
 }
 

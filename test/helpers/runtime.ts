@@ -65,7 +65,7 @@ export async function playTurn(runtime: Runtime, session: string, text: string):
 }
 
 /** What the model said, as the runner reports it. */
-export function responded(text: string, request: number, seen: number): Command {
+function responded(text: string, request: number, seen: number): Command {
   const usage = {
     input_tokens: 3,
     output_tokens: 5,

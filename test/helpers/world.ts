@@ -30,6 +30,8 @@ export async function makeWorld(
 ): Promise<World> {
   const api = await startMessagesApi(script);
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'overwinter-world-'));
+  // Another uid must be able to pass through to the computers.
+  fs.chmodSync(directory, 0o711);
   const ground = kind === 'postgres' ? await testGround(kind) : undefined;
   if (!ground) fs.cpSync(inject('embedded_template'), path.join(directory, 'database'), { recursive: true });
   const nodes: TestNode[] = [];

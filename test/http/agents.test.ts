@@ -183,6 +183,15 @@ describe('credentials', () => {
     expect((await put({ credential: 'cred_none' })).status).toBe(404);
   });
 
+  it('have one default also when two are set at once', async () => {
+    const made = await Promise.all(['a', 'b', 'c', 'd'].map((name) => add({ key: 'sk-racing-key', name })));
+    const puts = made.map(({ id }) =>
+      server.ask('PUT /v3/credentials/default', { body: { credential: id } }),
+    );
+    for (const { status } of await Promise.all(puts)) expect([200, 503]).toContain(status);
+    expect((await defaults()).filter((id) => made.some((row) => row['id'] === id))).toHaveLength(1);
+  });
+
   it('rotate, page and go away; agents fall back to the default', async () => {
     const made = await add({ key: 'sk-will-rotate' });
     const id = made['id']!;

@@ -57,6 +57,12 @@ const ListQuery = z.object({
 });
 
 export function mountSessions(api: Api, runtime: Runtime, admit: Admit): void {
+  mountCreate(api, runtime, admit);
+  mountReads(api, runtime, admit);
+  mountEnds(api, runtime, admit);
+}
+
+function mountCreate(api: Api, runtime: Runtime, admit: Admit): void {
   api.openapi(
     createRoute({
       method: 'post',
@@ -88,7 +94,9 @@ export function mountSessions(api: Api, runtime: Runtime, admit: Admit): void {
       return context.json({ session, client_token: token }, made.created ? 201 : 200);
     },
   );
+}
 
+function mountReads(api: Api, runtime: Runtime, admit: Admit): void {
   api.openapi(
     createRoute({
       method: 'get',
@@ -135,7 +143,9 @@ export function mountSessions(api: Api, runtime: Runtime, admit: Admit): void {
     }),
     (context) => context.json([], 200),
   );
+}
 
+function mountEnds(api: Api, runtime: Runtime, admit: Admit): void {
   api.openapi(
     createRoute({
       method: 'post',
