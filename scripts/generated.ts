@@ -1,5 +1,5 @@
 /**
- * Writes what derives from the code into schema/: the JSON Schema of every event type and the OpenAPI document. With `--check` it
+ * Writes what derives from the code into schema/: the JSON Schema of every event type, the OpenAPI document and the database's catalogue. With `--check` it
  * writes nothing and fails when a file is not what the code says.
  */
 import fs from 'node:fs';
@@ -7,11 +7,13 @@ import { z } from 'zod';
 import type { Runtime } from '../src/engine/runtime.ts';
 import { createApp, describe } from '../src/http/app.ts';
 import { EVENTS } from '../src/session/event.ts';
+import { schemaSql } from './schema-sql.ts';
 
 /** A new kind of generated file is one line here. */
 const FILES: Record<string, () => string | Promise<string>> = {
   'events.json': () => json(eventSchemas()),
   'openapi.json': () => json(openApi()),
+  'schema.sql': schemaSql,
 };
 
 const DIRECTORY = new URL('../schema/', import.meta.url);

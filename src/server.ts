@@ -30,8 +30,7 @@ import { createHints } from './store/hints.ts';
 import { voidAllLeases } from './store/leases.ts';
 import { createLog } from './store/log.ts';
 import { ensureApiKey } from './store/api-keys.ts';
-import { ensureDefaultOrg } from './store/orgs.ts';
-import { installationId } from './store/settings.ts';
+import { ensureDefaultOrg, installationId } from './store/installation.ts';
 
 /** What stands in the way of a start, in the one sentence that the operator sees. */
 export class StartError extends Error {}
@@ -110,12 +109,12 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
   const { config, version, capabilities, api_key, heartbeat } = started;
   const { database, log, follow } = runtime;
   const worker = startWorker(runtime, createComputers(runtime));
-  const hints = createHints(database, runtime.node, (stream) => {
-    follow.hint(stream);
+  const hints = createHints(database, runtime.node, (stream, head) => {
+    follow.hint(stream, head);
     worker.wake();
   });
   log.onCommit(({ stream, state }) => {
-    hints.send(stream);
+    hints.send(stream, state.head);
     if (state.turn === null) worker.wake();
   });
   const draining = new AbortController();

@@ -13,7 +13,9 @@ const run = promisify(execFile);
 /** Runs the program to its end; the environment is only what is given. */
 async function runMain(environment: Record<string, string>, ...args: string[]) {
   const env = { PATH: process.env['PATH'], OVERWINTER_PORT: '0', ...environment };
-  const ended = await run(process.execPath, [MAIN, ...args], { env, timeout: 20_000 }).catch((error: unknown) => error);
+  const ended = await run(process.execPath, [MAIN, ...args], { env, timeout: 20_000 }).catch(
+    (error: unknown) => error,
+  );
   const { code = 0, stdout, stderr } = ended as { code?: number; stdout: string; stderr: string };
   return { code, stdout, stderr };
 }
@@ -35,7 +37,13 @@ describe('a start', () => {
   it('shows its settings for --help', async () => {
     const { code, stdout } = await runMain({}, '--help');
     expect(code).toBe(0);
-    for (const name of ['OVERWINTER_PORT', '4680', 'DATABASE_URL', 'OVERWINTER_HIBERNATE_AFTER_MS', '30000 ms']) {
+    for (const name of [
+      'OVERWINTER_PORT',
+      '4680',
+      'DATABASE_URL',
+      'OVERWINTER_HIBERNATE_AFTER_MS',
+      '30000 ms',
+    ]) {
       expect(stdout).toContain(name);
     }
   });
@@ -62,7 +70,9 @@ describe('a start', () => {
     const hide = 'mount --bind /dev/null "$(command -v bwrap)" && exec "$@"';
     const env = { PATH: process.env['PATH'], OVERWINTER_PORT: '0', OVERWINTER_DATA_DIR: directory };
     const command = ['--mount', '--map-root-user', 'sh', '-c', hide, 'sh', process.execPath, MAIN];
-    const ended = (await run('unshare', command, { env, timeout: 20_000 }).catch((error: unknown) => error)) as {
+    const ended = (await run('unshare', command, { env, timeout: 20_000 }).catch(
+      (error: unknown) => error,
+    )) as {
       code: number;
       stderr: string;
     };
@@ -84,7 +94,11 @@ describe('a start', () => {
     const file = path.join(world.directory, 'api-key');
     expect(fs.statSync(file).mode & 0o777).toBe(0o600);
     expect(fs.readFileSync(file, 'utf8').trim()).toBe(first.api_key);
-    const agent = await first.client.agents.create({ name: 'a', prompt: 'p', model: 'anthropic/claude-test' });
+    const agent = await first.client.agents.create({
+      name: 'a',
+      prompt: 'p',
+      model: 'anthropic/claude-test',
+    });
     const session = await first.client.sessions.create({ agent: agent.id, input: 'go' });
     await streamUntil(session, 'turn.completed');
     expect(await first.stop()).toBe(0);
@@ -97,7 +111,11 @@ describe('a start', () => {
 describe('a stop', () => {
   it('in the middle of a model call ends cleanly, and the turn goes on at the next start', async () => {
     const first = await world.start({ OVERWINTER_DRAIN_MS: '100' });
-    const agent = await first.client.agents.create({ name: 'a', prompt: 'p', model: 'anthropic/claude-test' });
+    const agent = await first.client.agents.create({
+      name: 'a',
+      prompt: 'p',
+      model: 'anthropic/claude-test',
+    });
     const session = await first.client.sessions.create({ agent: agent.id, input: 'slow' });
     await eventually(() => world.api.concurrent > 0);
     expect(await first.stop()).toBe(0);

@@ -181,10 +181,11 @@ create table computer (
 
 create index computer_session on computer (session_id);
 
+-- Roles belong to the whole cluster: another database may be making it at this moment.
 do $$ begin
-  if not exists (select from pg_roles where rolname = 'overwinter_runtime') then
-    create role overwinter_runtime;
-  end if;
+  create role overwinter_runtime;
+exception when duplicate_object or unique_violation then
+  null;
 end $$;
 
 grant overwinter_runtime to current_user;

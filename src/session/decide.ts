@@ -90,7 +90,7 @@ function requestCancel(chain: Chain, archiving: boolean): undefined {
   const turn = chain.state.turn;
   if (!turn) return undefined;
   if (turn.cancel_at !== null && !(archiving && !chain.state.archive_after_turn)) return undefined;
-  add(chain, 'cancel.requested', { turn_id: turn.id, archive: archiving });
+  add(chain, 'cancel.requested', { turn_id: turn.id, archive: archiving }, { actor: { type: 'human' } });
   return undefined;
 }
 
@@ -98,6 +98,6 @@ function requestCancel(chain: Chain, archiving: boolean): undefined {
 function archive(chain: Chain): undefined {
   if (chain.state.archived) return undefined;
   if (chain.state.turn) return requestCancel(chain, true);
-  add(chain, 'session.archived', {});
+  add(chain, 'session.archived', {}, { actor: { type: 'human' } });
   return undefined;
 }

@@ -6,7 +6,7 @@ import { turnId, eventId } from '../resource/id.ts';
 import { TURN_SECONDS_MAX } from '../resource/limits.ts';
 import { isRepeatable } from '../resource/tool.ts';
 import type { EventBody, SessionEvent } from './event.ts';
-import type { ActiveTurn, ComputerState, SessionState } from './state.ts';
+import { hasPendingInput, type ActiveTurn, type ComputerState, type SessionState } from './state.ts';
 import { addUsage, NO_USAGE } from './usage.ts';
 
 export function evolve(state: SessionState, event: SessionEvent): SessionState {
@@ -69,7 +69,7 @@ function effect(state: SessionState, event: SessionEvent): SessionState {
     case 'computer.lost':
       return withComputer(state, event.body.computer_id, { awake: false });
     case 'context.compacted':
-      return { ...state, context_from_seq: event.seq };
+      return { ...state, context_from_seq: contextFrom(state, event.seq) };
     case 'tool.call':
     case 'exec.completed':
     case 'agent.result':
@@ -198,7 +198,8 @@ function failed(state: SessionState, ts: number, body: EventBody<'model.failed'>
     step: body.retry_at === undefined ? { at: 'ready' } : { at: 'backing_off', until: body.retry_at },
     usage: usage ? addUsage(turn.usage, usage) : turn.usage,
     failures: turn.failures + (body.reason === 'transient' ? 1 : 0),
-    model_ms: turn.model_ms + (ts - turn.model_asked_at),
+    // Of an interrupted call nobody knows how long it took.
+    model_ms: turn.model_ms + (body.reason === 'interrupted' ? 0 : ts - turn.model_asked_at),
   }));
   return usage ? { ...after, usage: addUsage(after.usage, usage) } : after;
 }
@@ -207,6 +208,11 @@ function toolFinished(turn: ActiveTurn, call_id: string): ActiveTurn {
   if (turn.step.at !== 'tools') return turn;
   const calls = turn.step.calls.filter((call) => call.call_id !== call_id);
   return { ...turn, step: calls.length > 0 ? { at: 'tools', calls } : { at: 'ready' } };
+}
+
+/** Input that still waits must be read again, even when it came before the compaction. */
+function contextFrom(state: SessionState, compacted_seq: number): number {
+  return hasPendingInput(state) ? Math.min(state.input.first_pending, compacted_seq) : compacted_seq;
 }
 
 function attached(body: EventBody<'computer.attached'>): ComputerState {

@@ -72,8 +72,7 @@ function startTurn(chain: Chain): void {
 }
 
 function wasInterrupted(turn: ActiveTurn): boolean {
-  if (turn.step.at === 'requested') return true;
-  return turn.step.at === 'tools' && turn.step.calls.some((call) => !call.repeatable);
+  return turn.step.at === 'requested' || turn.step.at === 'tools';
 }
 
 function settleInterrupted(chain: Chain, turn: ActiveTurn): void {
@@ -82,7 +81,7 @@ function settleInterrupted(chain: Chain, turn: ActiveTurn): void {
       request: turn.step.request,
       seen: chain.state.head,
       code: 'interrupted',
-      message: 'The runner ended while the model was answering; the request is repeated.',
+      message: 'The runner ended while the model was answering; the answer is lost.',
       reason: 'interrupted',
     });
   }
@@ -122,7 +121,7 @@ export function modelResponded(
     cut,
     duration_ms,
   });
-  for (const block of content) narrate(chain, block);
+  if (stop_reason !== 'refusal') for (const block of content) narrate(chain, block);
   const turn = chain.state.turn;
   if (!turn || turn.step.at === 'tools' || turn.cancel_at !== null) return;
   endByStopReason(chain, turn, outcome, rules);
@@ -275,7 +274,7 @@ function cancelOpenCalls(chain: Chain, reason: YieldReason): void {
       call_id: call.call_id,
       tool: call.tool,
       outcome: 'canceled',
-      content: `Not finished: the turn was ended (${reason}). It may have taken effect in part.`,
+      content: `Not finished: the turn was ended (${reason}). If the call had begun, it may have taken effect in part.`,
     });
   }
 }

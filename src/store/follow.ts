@@ -7,7 +7,7 @@ import { isVisible } from '../session/event.ts';
 import type { Database } from './database.ts';
 import { readPage } from './events.ts';
 import type { Log } from './log.ts';
-import type { EventRow } from './rows.ts';
+import type { EventRow, NewRow } from './rows.ts';
 
 type Follower = {
   /** The next rows after the cursor that the level shows, ascending; waits until there are some. Empty = aborted. */
@@ -17,44 +17,42 @@ type Follower = {
 export type Follow = {
   /** @param after exclusive cursor; 0 = from the beginning. The follower ends with the signal. */
   open: (stream: string, after: number, level: Level, signal: AbortSignal) => Follower;
-  /** Calls `wake` whenever the stream may have new events, from any node. Returns what ends it. */
+  /** Calls `wake` whenever the stream has new events, from any node. Returns what ends it. */
   watch: (stream: string, wake: () => void) => () => void;
-  /** A stream may have moved on another node; '*' = any may. */
-  hint: (stream: string) => void;
+  /** Another node says that the stream has come this far; without a stream, that any may have moved. */
+  hint: (stream?: string, head?: number) => void;
   close: () => void;
 };
 
 /**
- * The newest rows of a followed stream, shared by its readers: one database read per event and node. `tail` has no gaps; `head` is
- * the highest seq known to be committed, which the tail may not have reached.
+ * A followed stream, shared by its readers: one database read per event and node. `head` is the highest seq known to be committed,
+ * null until it was asked; `tail` holds the newest rows without gaps, as far as they were read.
  */
-type Topic = { tail: EventRow[]; head: number; wakers: Set<() => void>; reading: Promise<void> | null };
+type Topic = {
+  head: number | null;
+  tail: EventRow[];
+  wakers: Set<() => void>;
+  reading: Promise<void> | null;
+};
 
 const PAGE = 200;
 const TAIL_ROWS_MAX = 512;
 
 export function createFollow(database: Database, log: Log, poll_ms: number): Follow {
+  const { db } = database;
   const topics = new Map<string, Topic>();
   log.onCommit(({ stream, rows, state }) => {
     const topic = topics.get(stream);
     if (!topic) return;
-    keep(topic, rows);
-    topic.head = Math.max(topic.head, state.head);
-    wake(topic);
+    keep(topic, rows.map(withoutWriting));
+    advance(topic, state.head);
   });
-  const poll = setInterval(() => hint('*'), poll_ms);
+  const poll = setInterval(() => void readHeads([...topics.keys()]), poll_ms);
   poll.unref();
 
-  function topicOf(stream: string): Topic {
-    const known = topics.get(stream);
-    if (known) return known;
-    const topic: Topic = { tail: [], head: 0, wakers: new Set(), reading: null };
-    topics.set(stream, topic);
-    return topic;
-  }
-
   function watch(stream: string, waker: () => void): () => void {
-    const topic = topicOf(stream);
+    const topic = topics.get(stream) ?? { head: null, tail: [], wakers: new Set(), reading: null };
+    topics.set(stream, topic);
     topic.wakers.add(waker);
     return () => {
       topic.wakers.delete(waker);
@@ -62,45 +60,47 @@ export function createFollow(database: Database, log: Log, poll_ms: number): Fol
     };
   }
 
-  /** Several hints while a read is under way make one more read. */
-  function hint(stream: string): void {
-    if (stream === '*') void compareHeads();
-    else if (topics.has(stream)) wake(topics.get(stream)!);
+  function hint(stream?: string, head?: number): void {
+    if (stream === undefined || head === undefined) return void readHeads([...topics.keys()]);
+    const topic = topics.get(stream);
+    if (topic) advance(topic, head);
   }
 
-  async function compareHeads(): Promise<void> {
-    if (topics.size === 0) return;
-    const heads = await database.db
-      .selectFrom('stream')
-      .select(['id', 'head'])
-      .where('id', 'in', [...topics.keys()])
-      .execute()
-      .catch(() => []);
-    for (const { id, head } of heads) {
+  /** A failed read is made good by the next poll. */
+  async function readHeads(streams: string[]): Promise<void> {
+    if (streams.length === 0) return;
+    const query = db.selectFrom('stream').select(['id', 'head']).where('id', 'in', streams);
+    for (const { id, head } of await query.execute().catch(() => [])) {
       const topic = topics.get(id);
-      if (topic && head > topic.head) wake(topic);
+      if (topic) advance(topic, head);
     }
   }
 
   /** Rows after `cursor` and the cursor to go on from; rows that the level hides are passed over. */
-  async function readAfter(stream: string, cursor: number, level: Level): Promise<[EventRow[], number]> {
-    const topic = topicOf(stream);
-    const last = topic.tail.at(-1)?.seq;
-    if (last === cursor) await readNew(stream, topic, cursor);
+  async function readAfter(
+    stream: string,
+    topic: Topic,
+    cursor: number,
+    level: Level,
+  ): Promise<[EventRow[], number]> {
+    const committed = topic.head ?? 0;
+    if (!sharedAfter(topic, cursor) && committed - cursor <= PAGE) await readTail(stream, topic, cursor);
     const shared = sharedAfter(topic, cursor);
     if (shared) {
       const visible = shared.filter((row) => isVisible(row.level as Level, level));
-      return [visible, shared.at(-1)?.seq ?? cursor];
+      return [visible, shared.at(-1)!.seq];
     }
-    const committed = topic.head;
-    const rows = await readPage(database.db, stream, { after: cursor, limit: PAGE, level });
+    const rows = await readPage(db, stream, { after: cursor, limit: PAGE, level });
     const end = rows.at(-1)?.seq ?? cursor;
     return [rows, rows.length < PAGE ? Math.max(end, committed) : end];
   }
 
-  /** At the end of the tail all readers share one read of what is new. */
-  async function readNew(stream: string, topic: Topic, cursor: number): Promise<void> {
-    topic.reading ??= readPage(database.db, stream, { after: cursor, limit: PAGE, level: 'runtime' })
+  /** Readers near the end share one read of what is new. */
+  async function readTail(stream: string, topic: Topic, cursor: number): Promise<void> {
+    // A read under way may have begun before the commit that woke this reader.
+    await topic.reading;
+    if (sharedAfter(topic, cursor)) return;
+    topic.reading ??= readPage(db, stream, { after: cursor, limit: PAGE, level: 'runtime' })
       .then((rows) => keep(topic, rows))
       .finally(() => (topic.reading = null));
     await topic.reading;
@@ -108,20 +108,18 @@ export function createFollow(database: Database, log: Log, poll_ms: number): Fol
 
   function open(stream: string, after: number, level: Level, signal: AbortSignal): Follower {
     let cursor = after;
-    let stale = true;
     let ring: (() => void) | undefined;
-    const waker = (): void => {
-      stale = true;
-      ring?.();
-    };
-    const unwatch = watch(stream, waker);
-    signal.addEventListener('abort', () => (unwatch(), waker()), { once: true });
+    const unwatch = watch(stream, () => ring?.());
+    const topic = topics.get(stream)!;
+    signal.addEventListener('abort', () => (unwatch(), ring?.()), { once: true });
     const next = async (): Promise<EventRow[]> => {
       while (!signal.aborted) {
-        if (!stale) await new Promise<void>((resolve) => (ring = resolve));
-        stale = false;
-        const [rows, end] = await readAfter(stream, cursor, level);
-        if (end > cursor) stale = true;
+        if (topic.head === null) await readHeads([stream]);
+        if (cursor >= (topic.head ?? 0)) {
+          await new Promise<void>((resolve) => (ring = resolve));
+          continue;
+        }
+        const [rows, end] = await readAfter(stream, topic, cursor, level);
         cursor = end;
         if (rows.length > 0) return rows;
       }
@@ -133,23 +131,30 @@ export function createFollow(database: Database, log: Log, poll_ms: number): Fol
   return { open, watch, hint, close: () => clearInterval(poll) };
 }
 
-/** The tail after `cursor`, or undefined when it does not reach back to it. */
-function sharedAfter(topic: Topic, cursor: number): EventRow[] | undefined {
-  const first = topic.tail[0];
-  if (!first || first.seq > cursor + 1) return undefined;
-  return topic.tail.slice(cursor + 1 - first.seq, cursor + 1 - first.seq + PAGE);
+function advance(topic: Topic, head: number): void {
+  if (head <= (topic.head ?? 0)) return;
+  topic.head = head;
+  for (const waker of topic.wakers) waker();
 }
 
-/** Adds what continues the tail without a gap, and drops the oldest beyond the bound. */
+/** The tail after `cursor`, or undefined when it does not begin with the row that follows. */
+function sharedAfter({ tail }: Topic, cursor: number): EventRow[] | undefined {
+  const [first, last] = [tail[0], tail.at(-1)];
+  if (!first || !last || first.seq > cursor + 1 || last.seq <= cursor) return undefined;
+  return tail.slice(cursor + 1 - first.seq, cursor + 1 - first.seq + PAGE);
+}
+
+/** Adds what continues the tail, and drops the oldest beyond the bound. After a gap the tail begins anew: it serves the newest. */
 function keep(topic: Topic, rows: EventRow[]): void {
   const last = topic.tail.at(-1)?.seq;
   const fresh = last === undefined ? rows : rows.filter((row) => row.seq > last);
-  if (fresh.length === 0 || (last !== undefined && fresh[0]!.seq !== last + 1)) return;
+  if (fresh.length === 0) return;
+  if (last !== undefined && fresh[0]!.seq !== last + 1) topic.tail = [];
   topic.tail.push(...fresh);
   if (topic.tail.length > TAIL_ROWS_MAX) topic.tail.splice(0, topic.tail.length - TAIL_ROWS_MAX);
-  topic.head = Math.max(topic.head, topic.tail.at(-1)!.seq);
 }
 
-function wake(topic: Topic): void {
-  for (const waker of topic.wakers) waker();
+/** A row as a reader of the table would get it, without the large body that stands apart. */
+function withoutWriting({ spilled: _, hash: __, idempotency_key: ___, ...row }: NewRow): EventRow {
+  return row;
 }

@@ -11,24 +11,30 @@ export type Claim = { stream: string; org: string; epoch: number };
 /** Another node's computer is left to it for this long before a free node takes over. */
 const AFFINITY_MS = 2000;
 
+/**
+ * The living nodes as a set of ids, and not as a join: the recheck of a row that another claim has just taken sees the row's new columns,
+ * but joined rows as they were, and would take the session twice.
+ */
+const ALIVE = `(select id from node where alive_until > clock_timestamp())`;
+
 const CLAIM: Statement = {
   name: 'claim',
   text: `
 update stream s set epoch = s.epoch + 1, lease_node = $1, lease_at = clock_timestamp()
 where s.id in (
   select c.id from stream c
-    left join node holder on holder.id = c.lease_node and holder.alive_until > clock_timestamp()
-    left join node friend on friend.id = c.prefers_node and friend.alive_until > clock_timestamp()
   where (c.due_at is not null or c.status in ('queued', 'running'))
     and (
-      (holder.id is null and (c.status in ('queued', 'running') or c.due_at <= clock_timestamp()))
+      ((c.lease_node is null or c.lease_node not in ${ALIVE})
+        and (c.status in ('queued', 'running') or c.due_at <= clock_timestamp()))
       -- A cancel or deadline that its runner has not served within the bound: taken over a live lease, once.
       or (c.status = 'running' and c.due_at <= clock_timestamp() and c.lease_at < c.due_at)
     )
-    and (friend.id is null or friend.id = $1 or c.due_at < clock_timestamp() - ${AFFINITY_MS} * interval '1 ms')
+    and (c.prefers_node is null or c.prefers_node = $1 or c.prefers_node not in ${ALIVE}
+      or c.due_at < clock_timestamp() - ${AFFINITY_MS} * interval '1 ms')
   order by c.due_at
   limit $2
-  for update of c skip locked
+  for update skip locked
 )
 returning s.id as stream, s.org, s.epoch`,
 };

@@ -1,7 +1,7 @@
 /**
  * The one door for writing. An append is decided on the state this node holds and lands only if the stream's head, and for a
  * runner its epoch, are still what was expected; otherwise the tail is read and it is decided again. The appends of all
- * sessions share one statement per flush, one flush in flight, so a busy node pays for one commit, not for many.
+ * sessions share one statement per flush, and no stream is in two flushes at once, so a busy node pays for one commit, not for many.
  */
 import pRetry, { AbortError } from 'p-retry';
 import { OverwinterError } from '../resource/error.ts';
@@ -72,17 +72,21 @@ type Part = { waiting: Waiting; written: SessionEvent[]; rows: NewRow[]; state: 
 type Prepared = { append: Append; parts: Part[]; next: Held };
 
 const TRIES_MAX = 30;
-const FLUSH_EVENTS_MAX = 1000;
+const FLUSH_EVENTS_MAX = 512;
 const FLUSH_BYTES_MAX = 1024 * 1024;
 const CHECKPOINT_EVENTS = 256;
 const PARTS_MAX = 64;
+/** While the database works on one flush the next one is built; more in flight gain nothing on few cores. */
+const LANES_MAX = 2;
 
 export function createLog(options: LogOptions): Log {
   const { database, rules, now, fail } = options;
   const held = new Map<string, Held>();
   const queues = new Map<string, Waiting[]>();
   const listeners: ((commit: Commit) => void)[] = [];
-  let flushing = false;
+  /** Streams whose append is on its way: their next one waits for it. */
+  const in_flight = new Set<string>();
+  let lanes = 0;
 
   async function append(stream: string, request: AppendOptions, decide: Decide): Promise<Appended> {
     const before = held.get(stream) ?? (await load(stream));
@@ -100,19 +104,21 @@ export function createLog(options: LogOptions): Log {
     if (front) queue.unshift(waiting);
     else queue.push(waiting);
     queues.set(waiting.stream, queue);
-    if (!flushing) void flushAll();
+    if (lanes < LANES_MAX) void runLane();
   }
 
-  async function flushAll(): Promise<void> {
-    flushing = true;
+  /** Flushes until nothing waits that is not in flight already. */
+  async function runLane(): Promise<void> {
+    lanes += 1;
     await Promise.resolve();
-    while (queues.size > 0) {
+    while (queues.keys().some((stream) => !in_flight.has(stream))) {
       const batch = takeBatch();
       if (batch.length > 0) await flush(batch);
+      for (const { append } of batch) in_flight.delete(append.stream);
       // Without this a chain of settled queries starves timers and sockets.
       await new Promise(setImmediate);
     }
-    flushing = false;
+    lanes -= 1;
   }
 
   /** At most one append of each stream: two with different epochs, merged, let the stale one through. */
@@ -122,10 +128,12 @@ export function createLog(options: LogOptions): Log {
     let bytes = 0;
     for (const [stream, queue] of queues) {
       if (events >= FLUSH_EVENTS_MAX || bytes >= FLUSH_BYTES_MAX) break;
+      if (in_flight.has(stream)) continue;
       const prepared = prepare(stream, queue);
       if (queue.length === 0) queues.delete(stream);
       if (!prepared) continue;
       batch.push(prepared);
+      in_flight.add(stream);
       events += prepared.append.rows.length;
       bytes += prepared.append.rows.reduce((sum, row) => sum + row.body_bytes, 0);
     }
@@ -142,7 +150,8 @@ export function createLog(options: LogOptions): Log {
     const { epoch } = queue[0]!;
     const parts: Part[] = [];
     let latest = current;
-    while (queue.length > 0 && parts.length < PARTS_MAX) {
+    let bytes = 0;
+    while (queue.length > 0 && parts.length < PARTS_MAX && bytes < FLUSH_BYTES_MAX) {
       const waiting = queue[0]!;
       if (waiting.epoch !== epoch) break;
       if (waiting.idempotency_key !== undefined && waiting.looked_up_at !== latest.state.head) {
@@ -154,6 +163,7 @@ export function createLog(options: LogOptions): Log {
       const part = decidePart(latest, waiting);
       if (!part) continue;
       parts.push(part);
+      bytes += part.rows.reduce((sum, row) => sum + row.body_bytes, 0);
       latest = { ...latest, state: part.state, hash: part.rows.at(-1)!.hash };
     }
     return parts.length > 0 ? together(current, latest, parts) : undefined;
@@ -211,7 +221,7 @@ export function createLog(options: LogOptions): Log {
       }
     } catch {
       // One bad append must not take the others with it, and a lost connection says nothing of the outcome.
-      for (const prepared of batch) await flushAlone(prepared);
+      await Promise.all(batch.map(flushAlone));
     }
   }
 

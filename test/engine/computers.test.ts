@@ -7,7 +7,11 @@ import { reply, text, toolUse, type Script } from '../helpers/messages-api.ts';
 import type { TestNode } from '../helpers/node.ts';
 import { eventually, makeWorld, streamUntil, type World } from '../helpers/world.ts';
 
-const SETTINGS = { OVERWINTER_SANDBOX: 'bwrap', OVERWINTER_HIBERNATE_AFTER_MS: '1', OVERWINTER_POLL_MS: '100' };
+const SETTINGS = {
+  OVERWINTER_SANDBOX: 'bwrap',
+  OVERWINTER_HIBERNATE_AFTER_MS: '1',
+  OVERWINTER_POLL_MS: '100',
+};
 const CANARY = 'canary-of-the-runtime';
 
 let world: World;
@@ -25,7 +29,10 @@ const script: Script = (request) => {
 
 beforeEach(async () => {
   commands = [];
-  world = await makeWorld(script, { ...SETTINGS, OVERWINTER_MASTER_KEY: Buffer.from(CANARY.padEnd(32, '.')).toString('base64') });
+  world = await makeWorld(script, {
+    ...SETTINGS,
+    OVERWINTER_MASTER_KEY: Buffer.from(CANARY.padEnd(32, '.')).toString('base64'),
+  });
   node = await world.start({ ANTHROPIC_API_KEY: `sk-${CANARY}` });
 });
 
@@ -70,8 +77,12 @@ function computerDirectory(): string {
 
 describe("a session's computer", () => {
   it('keeps files, directory and exported variables over sleep, but no process', async () => {
-    await begin('mkdir -p deep && cd deep && echo kept > file && export COLOUR=blue && (sleep 600 & ) && echo ok');
-    expect(await ask('pwd; cat file; echo $COLOUR; pgrep -c sleep')).toContain('/workspace/deep\nkept\nblue\n');
+    await begin(
+      'mkdir -p deep && cd deep && echo kept > file && export COLOUR=blue && (sleep 600 & ) && echo ok',
+    );
+    expect(await ask('pwd; cat file; echo $COLOUR; pgrep -c sleep')).toContain(
+      '/workspace/deep\nkept\nblue\n',
+    );
     await asleep();
     const answer = await ask('pwd; cat file; echo $COLOUR; pgrep -c sleep || true');
     expect(answer).toBe('/workspace/deep\nkept\nblue\n0\n');
@@ -83,7 +94,9 @@ describe("a session's computer", () => {
     await begin('echo precious > /workspace/file; echo home > ~/other; chmod 700 /workspace/file; echo ok');
     await asleep();
     fs.rmSync(computerDirectory(), { recursive: true });
-    expect(await ask('cat /workspace/file ~/other; stat -c %a /workspace/file')).toBe('precious\nhome\n700\n');
+    expect(await ask('cat /workspace/file ~/other; stat -c %a /workspace/file')).toBe(
+      'precious\nhome\n700\n',
+    );
   });
 
   it('tells the model what is missing when it is lost while awake', async () => {
@@ -123,7 +136,10 @@ describe("a session's computer", () => {
 
   it('stops a command at its time limit and a canceled one at once, children included', async () => {
     await node.kill();
-    node = await world.start({ OVERWINTER_COMMAND_TIMEOUT_MS: '500', OVERWINTER_HIBERNATE_AFTER_MS: '600000' });
+    node = await world.start({
+      OVERWINTER_COMMAND_TIMEOUT_MS: '500',
+      OVERWINTER_HIBERNATE_AFTER_MS: '600000',
+    });
     expect(await begin('echo begun; sleep 50 | cat')).toContain('stopped after 0.5 s');
     expect(await ask('pgrep -c sleep || true')).toBe('0\n');
   });

@@ -45,7 +45,8 @@ const from = (node: TestNode, id: string) => node.client.sessions.get(id);
 describe('two nodes', () => {
   it('take over the turn of a node that is killed in a model call', async () => {
     const hold = gate();
-    script = (_, index) => (index === 0 ? { ...reply(text('Lost.')), gate: () => hold.opened } : reply(text('Taken over.')));
+    script = (_, index) =>
+      index === 0 ? { ...reply(text('Lost.')), gate: () => hold.opened } : reply(text('Taken over.'));
     const session = await one.client.sessions.create({ agent, input: 'go' });
     await eventually(() => world.api.concurrent > 0);
     const [dead, heir] = await holder(session);
@@ -67,10 +68,15 @@ describe('two nodes', () => {
     const session = await one.client.sessions.create({ agent, input: 'go' });
     await streamUntil(session, 'tool.call');
     const [dead, heir] = await holder(session);
-    await eventually(async () => (await wholeLog(session)).some((event) => event.type === 'computer.attached'));
+    await eventually(async () =>
+      (await wholeLog(session)).some((event) => event.type === 'computer.attached'),
+    );
     await dead.kill();
     await streamUntil(await from(heir, session.id), 'turn.completed');
-    const results = world.api.requests.at(-1)!.body.messages.at(-1)!.content as { content: string; is_error: boolean }[];
+    const results = world.api.requests.at(-1)!.body.messages.at(-1)!.content as {
+      content: string;
+      is_error: boolean;
+    }[];
     expect(results[0]).toMatchObject({ type: 'tool_result', is_error: true });
     expect(results[0]!.content).toContain('may or may not have taken effect');
   });

@@ -9,7 +9,11 @@ import { openDatabase, type Database, type Ground } from '../../src/store/databa
 
 export const GROUNDS = ['embedded', 'postgres'] as const;
 
-export type TestGround = { url: string | undefined; open: () => Promise<Database>; drop: () => Promise<void> };
+export type TestGround = {
+  url: string | undefined;
+  open: () => Promise<Database>;
+  drop: () => Promise<void>;
+};
 
 /** A fresh, empty database; `open` may be called several times on postgres: several nodes on one database. */
 export async function testGround(kind: (typeof GROUNDS)[number]): Promise<TestGround> {

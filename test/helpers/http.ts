@@ -8,7 +8,7 @@ import { createApp, type AppOptions } from '../../src/http/app.ts';
 import type { Runtime } from '../../src/engine/runtime.ts';
 import { makeApiKey } from '../../src/secret/key.ts';
 import { ensureApiKey } from '../../src/store/api-keys.ts';
-import { createOrg } from '../../src/store/orgs.ts';
+import { createOrg } from '../../src/store/installation.ts';
 import { testRuntime } from './runtime.ts';
 
 type Org = { id: string; key: string };

@@ -1,21 +1,14 @@
 /** The log on both grounds: order, fencing, idempotency and durability of what was acknowledged. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { Command } from '../../src/session/command.ts';
-import { decide } from '../../src/session/decide.ts';
 import { evolve } from '../../src/session/evolve.ts';
 import { emptyState } from '../../src/session/state.ts';
 import type { Database } from '../../src/store/database.ts';
 import { readEvents, readPage } from '../../src/store/events.ts';
 import { claim, heartbeat, voidAllLeases } from '../../src/store/leases.ts';
-import { createLog, type Log } from '../../src/store/log.ts';
+import type { Log } from '../../src/store/log.ts';
 import { chainHash } from '../../src/store/rows.ts';
-import { createSession } from '../../src/store/sessions.ts';
 import { GROUNDS, testGround, type TestGround } from '../helpers/grounds.ts';
-import { AGENT, RULES } from '../helpers/walk.ts';
-
-const ORG = 'org_000000000000000000000001';
-const AGENT_ID = 'agt_000000000000000000000001';
-const fail = () => Promise.resolve();
+import { newLog, newSession, ORG, run, send } from '../helpers/sessions.ts';
 
 describe.each(GROUNDS)('the log on %s', (kind) => {
   let ground: TestGround;
@@ -35,19 +28,7 @@ describe.each(GROUNDS)('the log on %s', (kind) => {
     await ground.drop();
   });
 
-  async function create(on = log): Promise<string> {
-    count += 1;
-    const id = `ses_${count.toString(16).padStart(24, '0')}`;
-    const drafts = decide(emptyState(id), createCommand(), Date.now(), RULES);
-    if (drafts instanceof Error) throw drafts;
-    const session = {
-      ...{ id, org: ORG, agent_id: AGENT_ID, key: null, credential_id: null },
-      ...{ snapshot: AGENT, limits: {}, metadata: null, create_key: null, drafts },
-    };
-    const created = await createSession(database, RULES, session, Date.now());
-    if (created.created) on.adopt(id, ORG, created.state, created.rows);
-    return id;
-  }
+  const create = (): Promise<string> => newSession(database, log, (count += 1));
 
   it('gives 1,000 concurrent appends of 20 sessions dense seqs, and each its place', async () => {
     const ids = await Promise.all(Array.from({ length: 20 }, () => create()));
@@ -171,27 +152,3 @@ const LOST = {
   type: 'computer.lost',
   body: { computer_id: 'cmp_1', generation: 1, message: 'gone' },
 } as const;
-
-function newLog(database: Database): Log {
-  return createLog({ database, rules: RULES, now: Date.now, fail, held_streams_max: 1000 });
-}
-
-function createCommand(): Command {
-  return {
-    ...{ type: 'create', agent: AGENT, limits: {}, credential_id: null, metadata: null, key: null },
-    input: { text: 'begin', actor: { type: 'human' } },
-  };
-}
-
-function send(log: Log, id: string, text: string, idempotency_key?: string) {
-  const command: Command = {
-    ...{ type: 'message', text, actor: { type: 'human' } },
-    ...(idempotency_key === undefined ? {} : { idempotency_key }),
-  };
-  const options = idempotency_key === undefined ? {} : { idempotency_key };
-  return log.append(id, options, (state) => decide(state, command, Date.now(), RULES));
-}
-
-function run(log: Log, id: string, epoch: number, command: Command) {
-  return log.append(id, { epoch }, (state) => decide(state, command, Date.now(), RULES));
-}

@@ -1,4 +1,4 @@
-/** Organisations: every row that HTTP serves belongs to one. */
+/** What an installation is: its id, and the organisations; every row that HTTP serves belongs to one. */
 import type { Db } from './tables.ts';
 
 const DEFAULT_ORG = 'default_org';
@@ -33,4 +33,19 @@ export async function ensureDefaultOrg(
 
 export async function createOrg(db: Db, org: { id: string; name: string }): Promise<void> {
   await db.insertInto('org').values(org).execute();
+}
+
+/** The installation's id: the first node's proposal, kept for ever. Names what the installation owns on a host. */
+export async function installationId(db: Db, proposed: string): Promise<string> {
+  await db
+    .insertInto('setting')
+    .values({ name: 'installation', value: proposed })
+    .onConflict((conflict) => conflict.doNothing())
+    .execute();
+  const row = await db
+    .selectFrom('setting')
+    .select('value')
+    .where('name', '=', 'installation')
+    .executeTakeFirstOrThrow();
+  return row.value;
 }

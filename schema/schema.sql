@@ -1,0 +1,212 @@
+-- What schema/migrations/*.sql make, printed by scripts/schema-sql.ts. For reading; migrations are what runs.
+
+create table agent (
+  id text not null,
+  org text not null,
+  name text not null,
+  runtime text not null,
+  prompt text not null,
+  prompt_hash text not null,
+  model text not null,
+  revision integer not null,
+  credential_id text,
+  limits json,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  updated_at timestamp with time zone not null default clock_timestamp(),
+  constraint agent_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint agent_org_name_key UNIQUE (org, name),
+  constraint agent_pkey PRIMARY KEY (id)
+);
+grant delete, insert, select, update on agent to overwinter_runtime;
+
+create table api_key (
+  id text not null,
+  org text not null,
+  name text not null,
+  public_id text not null,
+  digest bytea not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  expires_at timestamp with time zone,
+  revoked_at timestamp with time zone,
+  constraint api_key_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint api_key_pkey PRIMARY KEY (id),
+  constraint api_key_public_id_key UNIQUE (public_id)
+);
+grant delete, insert, select, update on api_key to overwinter_runtime;
+
+create table blob (
+  stream text not null,
+  seq bigint not null,
+  body text not null,
+  constraint blob_pkey PRIMARY KEY (stream, seq)
+);
+grant insert, select on blob to overwinter_runtime;
+
+create table client_token (
+  id text not null,
+  org text not null,
+  session_id text not null,
+  digest bytea not null,
+  scopes text[] not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  expires_at timestamp with time zone not null,
+  revoked_at timestamp with time zone,
+  constraint client_token_digest_key UNIQUE (digest),
+  constraint client_token_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint client_token_pkey PRIMARY KEY (id),
+  constraint client_token_session_id_fkey FOREIGN KEY (session_id) REFERENCES stream(id)
+);
+grant delete, insert, select, update on client_token to overwinter_runtime;
+
+create table computer (
+  id text not null,
+  org text not null,
+  session_id text,
+  driver text not null,
+  reference json,
+  state text not null,
+  node text,
+  generation integer not null default 0,
+  snapshot_ref text,
+  epoch bigint not null default 0,
+  due_at timestamp with time zone,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  constraint computer_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint computer_pkey PRIMARY KEY (id),
+  constraint computer_session_id_fkey FOREIGN KEY (session_id) REFERENCES stream(id)
+);
+CREATE INDEX computer_session ON computer USING btree (session_id);
+grant delete, insert, select, update on computer to overwinter_runtime;
+
+create table credential (
+  id text not null,
+  org text not null,
+  provider text not null,
+  name text,
+  last4 text not null,
+  sealed text not null,
+  is_default boolean not null default false,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  constraint credential_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint credential_pkey PRIMARY KEY (id)
+);
+CREATE UNIQUE INDEX credential_default ON credential USING btree (org, provider) WHERE is_default;
+grant delete, insert, select, update on credential to overwinter_runtime;
+
+create table event (
+  stream text not null,
+  seq bigint not null,
+  id text not null,
+  org text not null,
+  type text not null,
+  level text not null,
+  turn_id text,
+  epoch bigint,
+  actor json not null,
+  source text,
+  refs json,
+  idempotency_key text,
+  ts timestamp with time zone not null,
+  xid xid8 not null default pg_current_xact_id(),
+  body json,
+  body_bytes integer not null,
+  content_ref text,
+  hash bytea not null,
+  constraint event_pkey PRIMARY KEY (stream, seq)
+);
+CREATE INDEX event_idempotency ON event USING btree (stream, idempotency_key) WHERE (idempotency_key IS NOT NULL);
+CREATE INDEX event_turns ON event USING btree (stream, seq) WHERE (type = ANY (ARRAY['turn.started'::text, 'turn.attempted'::text, 'turn.completed'::text]));
+grant insert, select on event to overwinter_runtime;
+
+create table idempotency (
+  org text not null,
+  route text not null,
+  key text not null,
+  body_sha256 bytea not null,
+  resource text not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  constraint idempotency_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint idempotency_pkey PRIMARY KEY (org, route, key)
+);
+grant delete, insert, select, update on idempotency to overwinter_runtime;
+
+create table node (
+  id text not null,
+  started_at timestamp with time zone not null default clock_timestamp(),
+  alive_until timestamp with time zone not null,
+  constraint node_pkey PRIMARY KEY (id)
+);
+grant delete, insert, select, update on node to overwinter_runtime;
+
+create table org (
+  id text not null,
+  name text not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  constraint org_pkey PRIMARY KEY (id)
+);
+grant delete, insert, select, update on org to overwinter_runtime;
+
+create table revision (
+  id text not null,
+  org text not null,
+  agent_id text not null,
+  number integer not null,
+  digest text not null,
+  prompt text not null,
+  model text not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  constraint revision_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES agent(id),
+  constraint revision_agent_id_number_key UNIQUE (agent_id, number),
+  constraint revision_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint revision_pkey PRIMARY KEY (id)
+);
+grant delete, insert, select, update on revision to overwinter_runtime;
+
+create table session (
+  id text not null,
+  org text not null,
+  agent_id text not null,
+  key text,
+  credential_id text,
+  snapshot json not null,
+  limits json,
+  metadata json,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  constraint session_id_fkey FOREIGN KEY (id) REFERENCES stream(id),
+  constraint session_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint session_pkey PRIMARY KEY (id)
+);
+CREATE UNIQUE INDEX session_key ON session USING btree (org, key) WHERE (key IS NOT NULL);
+CREATE INDEX session_list ON session USING btree (org, id DESC);
+grant delete, insert, select, update on session to overwinter_runtime;
+
+create table setting (
+  name text not null,
+  value text not null,
+  constraint setting_pkey PRIMARY KEY (name)
+);
+grant delete, insert, select, update on setting to overwinter_runtime;
+
+create table stream (
+  id text not null,
+  org text not null,
+  head bigint not null default 0,
+  hash bytea not null default '\x'::bytea,
+  last_ts timestamp with time zone,
+  status text not null default 'idle'::text,
+  state json,
+  state_seq bigint not null default 0,
+  last_turn json,
+  usage json,
+  due_at timestamp with time zone,
+  prefers_node text,
+  epoch bigint not null default 0,
+  lease_node text,
+  lease_at timestamp with time zone,
+  forked_from text,
+  deleted_at timestamp with time zone,
+  constraint stream_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint stream_pkey PRIMARY KEY (id)
+) with (fillfactor=50, autovacuum_vacuum_scale_factor=0.02);
+CREATE INDEX stream_claimable ON stream USING btree (due_at) WHERE ((due_at IS NOT NULL) OR (status = ANY (ARRAY['queued'::text, 'running'::text])));
+grant delete, insert, select, update on stream to overwinter_runtime;
