@@ -31,6 +31,8 @@ export function startWorker(runtime: Runtime, computers: Computers): Worker {
     again = true;
     claiming ??= claimAll().finally(() => {
       claiming = null;
+      // A wake-up while the next due time was being read would otherwise wait for the poll.
+      if (again && !asked.signal.aborted) wake();
     });
   }
 

@@ -203,6 +203,7 @@ export function createLog(options: LogOptions): Log {
       expected_head: before.state.head,
       epoch: epoch ?? null,
       rows: parts.flatMap((part) => part.rows),
+      before: before.state,
       state,
       checkpoint,
     };

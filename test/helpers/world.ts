@@ -66,6 +66,8 @@ export async function makeWorld(
 const CLUSTER = {
   OVERWINTER_MASTER_KEY: Buffer.alloc(32, 7).toString('base64'),
   OVERWINTER_API_KEY: `ow_0123abcd_${'k'.repeat(43)}`,
+  // So that a killed node is missed soon.
+  OVERWINTER_LEASE_TTL_MS: '1500',
 };
 
 type Events = {
