@@ -263,7 +263,7 @@ async function tearDown(stage: Stage): Promise<void> {
 async function removeComputers({ computers_dir, installation }: Stage): Promise<void> {
   const own = path.join(computers_dir, installation);
   if (!fs.existsSync(own)) return;
-  const log = { info: () => undefined, warn: () => undefined, error: () => undefined };
+  const log = { debug: () => undefined, warn: () => undefined, error: () => undefined };
   const uid_base = Number(SETTINGS.OVERWINTER_UID_BASE.default);
   const options = { computers_dir, installation, uid_base, log, fail: () => undefined };
   const driver = bwrapDriver({ ...options, now: () => performance.now() });

@@ -58,7 +58,11 @@ export async function startServer(config: Config, version: string): Promise<Serv
     pino.destination({ dest: 2, sync: true }),
   );
   const fail = makeFailpoints(config.OVERWINTER_FAILPOINT);
-  const database = await openDatabase(ground, config.OVERWINTER_DATABASE_CONNECTIONS);
+  const database = await openDatabase(ground, config.OVERWINTER_DATABASE_CONNECTIONS).catch(
+    (error: Error) => {
+      throw new StartError(`The database cannot be opened: ${error.message || String(error)}.`);
+    },
+  );
   if (ground.kind === 'embedded') await voidAllLeases(database.db);
   const installation = await installationId(database.db, randomBytes(6).toString('hex'));
   const driver = makeDriver(config, installation, fail, logger);
@@ -108,6 +112,10 @@ type Started = {
 async function run(runtime: Runtime, started: Started): Promise<Server> {
   const { config, version, capabilities, api_key, heartbeat } = started;
   const { database, log, follow } = runtime;
+  const draining = new AbortController();
+  const app = createApp(runtime, { signal: draining.signal, version, capabilities });
+  // Before any work is claimed: a node that cannot listen must leave the sessions to the others.
+  const { server, url } = await listen(app, config);
   const worker = startWorker(runtime, createComputers(runtime));
   const hints = createHints(database, runtime.node, (stream, head) => {
     follow.hint(stream, head);
@@ -117,9 +125,6 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
     hints.send(stream, state.head);
     if (state.turn === null) worker.wake();
   });
-  const draining = new AbortController();
-  const app = createApp(runtime, { signal: draining.signal, version, capabilities });
-  const { server, url } = await listen(app, config);
   const stop = async (): Promise<void> => {
     draining.abort();
     const closed = new Promise((resolve) => server.close(resolve));

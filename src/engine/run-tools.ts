@@ -5,7 +5,6 @@ import type { PendingCall } from '../session/state.ts';
 import { holds } from '../store/leases.ts';
 import { OverwinterError } from '../resource/error.ts';
 import { bash } from '../tool/bash.ts';
-import { ask, say } from '../tool/speak.ts';
 import { edit } from '../tool/edit.ts';
 import type { Computers } from './computers.ts';
 import { whileInterruptible } from './interrupt.ts';
@@ -13,7 +12,7 @@ import { currentTranscript, write, type Runner } from './runner.ts';
 import type { Runtime } from './runtime.ts';
 import type { Leaving } from './turn.ts';
 
-const TOOLS = new Map<string, Tool>([bash, edit, say, ask].map((tool) => [tool.name, tool]));
+const TOOLS = new Map<string, Tool>([bash, edit].map((tool) => [tool.name, tool]));
 
 export async function runTools(
   runtime: Runtime,

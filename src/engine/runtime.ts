@@ -11,7 +11,7 @@ import type { Log } from '../store/log.ts';
 import type { Deltas } from './deltas.ts';
 
 export type Logger = {
-  info: (fields: object, message: string) => void;
+  debug: (fields: object, message: string) => void;
   warn: (fields: object, message: string) => void;
   error: (fields: object, message: string) => void;
 };

@@ -31,7 +31,6 @@ export const COMPUTER_NOTE =
 
 /** Whether a call that may have begun can simply be run again after a crash. */
 export function isRepeatable(tool: string, input: unknown): boolean {
-  if (tool === 'say' || tool === 'ask') return true;
   if (tool !== 'str_replace_based_edit_tool') return false;
   return typeof input === 'object' && input !== null && 'command' in input && input.command === 'view';
 }
@@ -48,10 +47,6 @@ export function summarizeInput(tool: string, input: unknown): string {
 export type ToolOutcome = {
   outcome: 'ok' | 'error' | 'unknown' | 'canceled';
   content: string;
-  /** Text that goes to the user. */
-  said?: string;
-  /** A question that ends the turn. */
-  asked?: string;
   /** What `exec.completed` tells of a command (contract §9.2). */
   exec?: { command: string; exit_code: number | null; summary: string; content_ref?: string; bytes: number };
 };

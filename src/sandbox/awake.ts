@@ -26,7 +26,7 @@ const SCRATCH_BYTES_MAX = 268_435_456;
 
 export type Log = {
   warn(fields: Record<string, unknown>, message: string): void;
-  info(fields: Record<string, unknown>, message: string): void;
+  debug(fields: Record<string, unknown>, message: string): void;
 };
 
 export type Ground = {

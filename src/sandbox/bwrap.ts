@@ -154,7 +154,7 @@ async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
   live.set(request.id, woken);
   const forget = (): unknown => live.get(request.id) === woken && live.delete(request.id);
   woken.ended.then(forget, forget);
-  options.log.info({ computer: request.id, files, wake_ms: options.now() - began_ms }, 'computer awake');
+  options.log.debug({ computer: request.id, files, wake_ms: options.now() - began_ms }, 'computer awake');
   return { computer: woken.computer, reference, files };
 }
 

@@ -11,6 +11,7 @@ import type { TurnError, YieldReason } from './event.ts';
 import { stoppedShort } from './evolve.ts';
 import { next } from './next.ts';
 import type { Rules } from './rules.ts';
+import { spoken } from './speak.ts';
 import type { ActiveTurn } from './state.ts';
 import { turnUsage } from './usage.ts';
 
@@ -123,7 +124,8 @@ export function modelResponded(
   });
   if (stop_reason !== 'refusal') for (const block of content) narrate(chain, block);
   const turn = chain.state.turn;
-  if (!turn || turn.step.at === 'tools' || turn.cancel_at !== null) return;
+  const calls = stop_reason !== 'refusal' && content.some((block) => block.type === 'tool_use');
+  if (!turn || calls || turn.cancel_at !== null) return;
   endByStopReason(chain, turn, outcome, rules);
 }
 
@@ -131,14 +133,15 @@ function narrate(chain: Chain, block: ContentBlock): void {
   if (block.type === 'text' && String(block['text']).trim() !== '') {
     add(chain, 'agent.message', { text: String(block['text']) }, { level: 'progress' });
   }
-  if (block.type === 'tool_use' && block['name'] !== 'say' && block['name'] !== 'ask') {
-    const tool = String(block['name']);
-    add(chain, 'tool.call', {
-      tool,
-      args_summary: summarizeInput(tool, block['input']),
-      call_id: String(block['id']),
-    });
+  if (block.type !== 'tool_use') return;
+  const [call_id, tool] = [String(block['id']), String(block['name'])];
+  const speech = spoken(block);
+  if (!speech) {
+    return add(chain, 'tool.call', { tool, args_summary: summarizeInput(tool, block['input']), call_id });
   }
+  const { outcome, content, text, asks } = speech;
+  if (text !== undefined) add(chain, 'agent.message', { text, ...(asks ? { awaiting_input: true } : {}) });
+  add(chain, 'tool.finished', { call_id, tool, outcome, content });
 }
 
 /** A response without tool calls ends the turn, unless it only stopped short and may go on. */
@@ -217,10 +220,6 @@ export function toolsFinished(chain: Chain, results: { call_id: string; result: 
     if (!call) continue;
     const { tool } = call;
     if (result.exec) add(chain, 'exec.completed', result.exec);
-    if (result.said !== undefined) add(chain, 'agent.message', { text: result.said });
-    if (result.asked !== undefined) {
-      add(chain, 'agent.message', { text: result.asked, awaiting_input: true });
-    }
     add(chain, 'tool.finished', { call_id, tool, outcome: result.outcome, content: result.content });
   }
 }

@@ -34,7 +34,8 @@ where s.id in (
       or c.due_at < clock_timestamp() - ${AFFINITY_MS} * interval '1 ms')
   order by c.due_at
   limit $2
-  for update skip locked
+  -- Not for update: a row that merely references the stream, such as a new token's, must not hide it.
+  for no key update skip locked
 )
 returning s.id as stream, s.org, s.epoch`,
 };

@@ -9,7 +9,7 @@ import type { OutputChunk } from '../resource/computer.ts';
 export type Captured = {
   /** Standard output and error as they came; the middle left out when it was too long. */
   text: string;
-  /** The first characters of standard output. */
+  /** The first characters of standard output, or of standard error when that is all there is. */
   summary: string;
   bytes: number;
   /** The blob with the full text, when `text` is not all of it. */
@@ -29,12 +29,12 @@ export async function capture(
   const head: Buffer[] = [];
   let head_bytes = 0;
   let tail: Buffer = Buffer.alloc(0);
-  let summary = '';
+  const said = { stdout: '', stderr: '' };
   let bytes = 0;
   let spill: Spill | undefined;
   for await (const { stream, data } of output) {
     const chunk = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
-    if (stream === 'stdout' && summary.length < SUMMARY_CHARACTERS) summary += chunk.toString('utf8');
+    if (said[stream].length < SUMMARY_CHARACTERS) said[stream] += chunk.toString('utf8');
     bytes += chunk.length;
     const room = bytes_max - head_bytes;
     if (bytes > bytes_max) spill ??= openSpill(blobs, blob_name, Buffer.concat(head));
@@ -43,7 +43,7 @@ export async function capture(
     head_bytes += Math.min(room, chunk.length);
     if (chunk.length > room) tail = Buffer.concat([tail, chunk.subarray(room)]).subarray(-bytes_max);
   }
-  summary = summary.slice(0, SUMMARY_CHARACTERS);
+  const summary = (said.stdout || said.stderr).slice(0, SUMMARY_CHARACTERS);
   const kept = Buffer.concat([...head, tail]);
   if (!spill) return { text: kept.toString('utf8'), summary, bytes };
   await spill.end();

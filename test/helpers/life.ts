@@ -164,10 +164,6 @@ export function ask(call: number, words: string): ContentBlock {
   return use(call, 'ask', { text: words });
 }
 
-export function said(call: number, words: string): [number, ToolOutcome] {
-  return [call, { outcome: 'ok', content: 'Said.', said: words }];
-}
-
 export function ran(line: string, output: string): ToolOutcome {
   const exec = { command: line, exit_code: 0, summary: output, bytes: output.length };
   return { outcome: 'ok', content: output === '' ? '(no output)' : output, exec };

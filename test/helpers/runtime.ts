@@ -31,7 +31,7 @@ export async function testRuntime(
     ...{ node: newId('node'), database, log, follow, deltas: createDeltas(), rules: RULES, now, newId, fail },
     leaseIsFresh: () => true,
     random: () => Math.random(),
-    logger: { info: () => undefined, warn: () => undefined, error: () => undefined },
+    logger: { debug: () => undefined, warn: () => undefined, error: () => undefined },
     sealer: sealer(randomBytes(32)),
     provider: { respond: () => Promise.reject(new Error('no model in this test')) },
     managed_key: 'sk-managed-test',

@@ -23,7 +23,6 @@ import {
   NODES,
   ran,
   responds,
-  said,
   say,
   startLife,
   text,
@@ -68,9 +67,8 @@ export const SCENARIOS: Record<string, (life: Life) => void> = {
     begin(life);
     responds(life, [say(1, 'Starting the migration now.'), bash(2, './migrate.sh')]);
     attach(life);
-    finish(life, [said(1, 'Starting the migration now.'), [2, ran('./migrate.sh', 'ok\n')]]);
+    finish(life, [[2, ran('./migrate.sh', 'ok\n')]]);
     responds(life, [say(3, 'The migration is done: one table was added.')]);
-    finish(life, [said(3, 'The migration is done: one table was added.')]);
     responds(life, [text('Nothing else is left to do.')]);
   },
 
@@ -79,17 +77,7 @@ export const SCENARIOS: Record<string, (life: Life) => void> = {
     begin(life);
     responds(life, [bash(1, 'ls environments'), ask(2, 'To staging or to production?')]);
     attach(life);
-    finish(life, [
-      [1, ran('ls environments', 'production\nstaging\n')],
-      [
-        2,
-        {
-          outcome: 'ok',
-          content: 'Your question was put to the user.',
-          asked: 'To staging or to production?',
-        },
-      ],
-    ]);
+    finish(life, [[1, ran('ls environments', 'production\nstaging\n')]]);
     life.now += 20_000;
     message(life, 'Staging, please.');
     begin(life);

@@ -118,7 +118,7 @@ function act(walk: Walk, pick: number): void {
       const ran = pick % 5 === 0 ? step.calls.slice(0, -1) : step.calls;
       const results = ran.map((call, index) => ({
         call_id: call.call_id,
-        result: toolOutcome(call.tool, pick + index),
+        result: toolOutcome(pick + index),
       }));
       return walk.apply({ type: 'tools_finished', results, pause: pick % 11 === 0 });
     }
@@ -186,9 +186,7 @@ function modelOutcome(pick: number, max_tokens: number, request: number): ModelO
   };
 }
 
-function toolOutcome(tool: string, pick: number): ToolOutcome {
-  if (tool === 'say') return { outcome: 'ok', content: 'Said.', said: 'hello' };
-  if (tool === 'ask') return { outcome: 'ok', content: 'Asked.', asked: 'which?' };
+function toolOutcome(pick: number): ToolOutcome {
   return { outcome: (['ok', 'error', 'canceled'] as const)[pick % 3]!, content: 'output' };
 }
 

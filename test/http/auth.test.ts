@@ -15,7 +15,7 @@ let routes: Route[];
 
 beforeAll(async () => {
   const logger = {
-    info: () => undefined,
+    debug: () => undefined,
     warn: () => undefined,
     error: (fields: object) => void problems.push(fields),
   };
@@ -232,7 +232,11 @@ describe('around a request', () => {
 
   it('a bug is 500 and says nothing; the log has it under the request id', async () => {
     const broken = await startServer({
-      logger: { info: () => undefined, warn: () => undefined, error: (fields) => void problems.push(fields) },
+      logger: {
+        debug: () => undefined,
+        warn: () => undefined,
+        error: (fields) => void problems.push(fields),
+      },
       newId: (kind) => {
         if (kind === 'session') throw new Error('secret detail');
         return server.runtime.newId(kind);

@@ -33,7 +33,7 @@ export function makeGround(more: Partial<BwrapOptions> = {}): Ground {
     installation,
     uid_base: UID_BASE,
     fail: () => {},
-    log: { warn: log, info: log },
+    log: { warn: log, debug: log },
     now: () => performance.now(),
     ...more,
   };

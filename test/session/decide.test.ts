@@ -175,12 +175,16 @@ describe('a response', () => {
     expect(state.last_turn?.result_event_id).toBe(eventId(STREAM, 9));
   });
 
+  it('carries what is said, its result and the next request in one append', () => {
+    const said = given(create(), BEGIN, responds(use(1, 'say', { text: 'news' })));
+    expect(said.types.slice(-3)).toEqual(['agent.message', 'tool.finished', 'model.requested']);
+    const silent = given(create(), BEGIN, responds(use(1, 'ask', { text: '  ' })));
+    expect(silent.types.slice(-2)).toEqual(['tool.finished', 'model.requested']);
+    expect(silent.written.at(-2)!.body).toMatchObject({ outcome: 'error' });
+  });
+
   it('after a say is not repeated: what was said is the result', () => {
-    const said = { type: 'tools_finished', pause: false } as const;
-    const results = [
-      { call_id: 'toolu_1', result: { outcome: 'ok', content: 'Said.', said: 'news' } as const },
-    ];
-    const { types } = given(create(), BEGIN, responds(use(1, 'say')), { ...said, results }, responds());
+    const { types } = given(create(), BEGIN, responds(use(1, 'say', { text: 'news' })), responds());
     expect(types).toEqual(['model.responded', 'agent.message', 'agent.result', 'turn.completed']);
   });
 

@@ -10,7 +10,6 @@ import { processDriver } from '../../src/sandbox/process.ts';
 import { bash } from '../../src/tool/bash.ts';
 import { edit } from '../../src/tool/edit.ts';
 import { capture } from '../../src/tool/output.ts';
-import { ask, say } from '../../src/tool/speak.ts';
 
 const fail = (): Promise<void> => Promise.resolve();
 const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'overwinter-tools-'));
@@ -126,14 +125,6 @@ describe('the edit tool', () => {
     await run('chmod 750 /workspace/run.sh');
     await change({ command: 'str_replace', path: '/workspace/run.sh', old_str: 'one', new_str: 'two' });
     expect((await run('stat -c %a /workspace/run.sh; sh /workspace/run.sh')).content).toBe('750\ntwo\n');
-  });
-});
-
-describe('say and ask', () => {
-  it('speak to the user, and need a text', async () => {
-    expect(await say.run({ text: 'hi' }, context())).toMatchObject({ outcome: 'ok', said: 'hi' });
-    expect(await ask.run({ text: 'why?' }, context())).toMatchObject({ outcome: 'ok', asked: 'why?' });
-    expect(await say.run({ text: ' ' }, context())).toMatchObject({ outcome: 'error' });
   });
 });
 
