@@ -56,7 +56,7 @@ describe('a start', () => {
     [{ OVERWINTER_SANDBOX: 'process' }, 'OVERWINTER_ALLOW_UNSANDBOXED=1'],
     [{ OVERWINTER_API_KEY: 'secret-nonsense' }, 'OVERWINTER_API_KEY must look like'],
   ])('refuses %o in one sentence and exits 2', async (environment, sentence) => {
-    const { code, stderr } = await runMain(environment as unknown as Record<string, string>);
+    const { code, stderr } = await runMain(environment);
     expect(code).toBe(2);
     expect(stderr).toContain(sentence);
     expect(stderr.trim().split('\n')).toHaveLength(1);

@@ -4,7 +4,7 @@
  */
 import { Kysely, PGliteDialect, PostgresDialect } from 'kysely';
 import pg from 'pg';
-import { openEmbedded } from './embedded.ts';
+import { openEmbedded, prepared } from './embedded.ts';
 import { migrate } from './migrate.ts';
 import type { Db, Tables } from './tables.ts';
 
@@ -50,8 +50,7 @@ async function openPGlite(directory: string): Promise<Database> {
   return {
     kind: 'embedded',
     db,
-    run: async <Row>(statement: Statement, values: unknown[]) =>
-      (await pglite.query<Row>(statement.text, values)).rows,
+    run: prepared(pglite),
     notify: () => Promise.resolve(),
     listen: () => ({ close: () => Promise.resolve() }),
     close: async () => {

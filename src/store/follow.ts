@@ -155,6 +155,6 @@ function keep(topic: Topic, rows: EventRow[]): void {
 }
 
 /** A row as a reader of the table would get it, without the large body that stands apart. */
-function withoutWriting({ spilled: _, hash: __, idempotency_key: ___, ...row }: NewRow): EventRow {
+function withoutWriting({ spilled, hash, idempotency_key, ...row }: NewRow): EventRow {
   return row;
 }

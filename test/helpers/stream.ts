@@ -1,4 +1,5 @@
 /** A reader of an event stream that keeps every byte, so that tests can check the frames themselves. */
+import { createParser, type EventSourceMessage } from 'eventsource-parser';
 import type { Json } from './http.ts';
 
 export type Frame = { text: string; id: number | undefined; event: string | undefined; data: Json };
@@ -43,16 +44,15 @@ export async function openStream(url: string, headers: Record<string, string>): 
   };
 }
 
+/** Read by a parser that is not ours: the frames must be what any client takes them for. */
 function parseFrame(text: string): Frame {
-  const field = (name: string): string | undefined =>
-    text
-      .split('\n')
-      .find((line) => line.startsWith(`${name}: `))
-      ?.slice(name.length + 2);
-  const id = field('id');
+  let message: EventSourceMessage | undefined;
+  createParser({ onEvent: (parsed) => (message = parsed) }).feed(`${text}\n\n`);
   return {
-    ...{ text, id: id === undefined ? undefined : Number(id), event: field('event') },
-    data: JSON.parse(field('data') ?? 'null') as Json,
+    text,
+    id: message?.id === undefined ? undefined : Number(message.id),
+    event: message?.event,
+    data: JSON.parse(message?.data ?? 'null') as Json,
   };
 }
 

@@ -146,7 +146,7 @@ describe('every log', () => {
         walk.apply({ type: 'cancel' });
         happen(walk, { what: pick % 2 === 0 ? 'runner' : 'crash', pick, elapsed_ms: 0 });
         expect(walk.state.turn).toBeNull();
-        expect(walk.state.last_turn).toMatchObject({ id: turn!.id, yield_reason: 'canceled' });
+        expect(walk.state.last_turn).toMatchObject({ id: turn?.id, yield_reason: 'canceled' });
       }),
       RUNS,
     );
