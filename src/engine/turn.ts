@@ -5,7 +5,7 @@
 import { OverwinterError } from '../resource/error.ts';
 import { next } from '../session/next.ts';
 import type { Claim } from '../store/leases.ts';
-import { release } from '../store/leases.ts';
+import { holder, release } from '../store/leases.ts';
 import { callModel } from './call-model.ts';
 import type { Computers } from './computers.ts';
 import { hibernate } from './hibernate.ts';
@@ -25,16 +25,31 @@ export async function runSession(
   leaving: Leaving,
 ): Promise<void> {
   const { db } = runtime.database;
+  let runner: Runner | undefined;
   try {
-    const runner = await openRunner(runtime, claim);
+    runner = await openRunner(runtime, claim);
     await loop(runtime, computers, runner, leaving);
     if (!runner.released) await release(db, claim);
   } catch (error) {
-    if (error instanceof OverwinterError && error.code === 'fenced') return;
+    if (error instanceof OverwinterError && error.code === 'fenced') {
+      return await leaveToAnother(runtime, computers, claim, runner);
+    }
     // The session goes to whoever claims it next; a failed release is made good by the lease's death.
     await release(db, claim).catch(() => undefined);
     throw error;
   }
+}
+
+/** What another node has taken it also has a computer of: ours would run on unseen. */
+async function leaveToAnother(
+  runtime: Runtime,
+  computers: Computers,
+  claim: Claim,
+  runner: Runner | undefined,
+): Promise<void> {
+  const computer = runner?.state.computer;
+  if (!computer || (await holder(runtime.database.db, claim.stream)) === runtime.node) return;
+  await computers.sleep(computer.id);
 }
 
 async function loop(runtime: Runtime, computers: Computers, runner: Runner, leaving: Leaving): Promise<void> {

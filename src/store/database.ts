@@ -50,7 +50,7 @@ async function openPGlite(directory: string): Promise<Database> {
   return {
     kind: 'embedded',
     db,
-    run: prepared(pglite),
+    run: prepared(pglite, () => pglite.exec(`reset role; checkpoint; set role ${ROLE}`)),
     notify: () => Promise.resolve(),
     listen: () => ({ close: () => Promise.resolve() }),
     close: async () => {

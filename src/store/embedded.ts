@@ -78,17 +78,29 @@ function syncTree(directory: string): void {
   fs.closeSync(descriptor);
 }
 
+/** The log of changes is written out and cut after this much was sent; by itself PGlite never does. */
+const CHECKPOINT_BYTES = 32 * 1024 * 1024;
+
 /**
  * Runs named statements that are parsed and planned once: `query` does both each time, which costs three times the append itself.
  * Values are numbers, strings, booleans, null, and arrays of these.
+ * @param checkpoint called now and then, between statements.
  */
-export function prepared(pglite: PGlite) {
+export function prepared(pglite: PGlite, checkpoint: () => Promise<unknown>) {
   const { serialize } = protocol;
   const known = new Set<string>();
-  const send = (...messages: Uint8Array[]) =>
-    pglite.execProtocol(Buffer.concat([...messages, serialize.sync()]), { syncToFs: false });
-  return async <Row>({ name, text }: { name: string; text: string }, values: unknown[]): Promise<Row[]> =>
-    await pglite.runExclusive(async () => {
+  let sent_bytes = 0;
+  const send = (...messages: Uint8Array[]) => {
+    const message = Buffer.concat([...messages, serialize.sync()]);
+    sent_bytes += message.length;
+    return pglite.execProtocol(message, { syncToFs: false });
+  };
+  return async <Row>({ name, text }: { name: string; text: string }, values: unknown[]): Promise<Row[]> => {
+    if (sent_bytes > CHECKPOINT_BYTES) {
+      sent_bytes = 0;
+      await checkpoint();
+    }
+    return await pglite.runExclusive(async () => {
       if (!known.has(name)) await send(serialize.parse({ name, text }));
       known.add(name);
       const { messages } = await send(
@@ -98,6 +110,7 @@ export function prepared(pglite: PGlite) {
       );
       return (parse.parseResults(messages, pglite.parsers)[0]?.rows ?? []) as Row[];
     });
+  };
 }
 
 /** PostgreSQL's text form of a value. */

@@ -104,3 +104,9 @@ export async function holds(db: Db, { stream, epoch }: Claim): Promise<boolean> 
   const row = await db.selectFrom('stream').select('epoch').where('id', '=', stream).executeTakeFirst();
   return row?.epoch === epoch;
 }
+
+/** The node that has the session's lease; null = none has. */
+export async function holder(db: Db, stream: string): Promise<string | null> {
+  const row = await db.selectFrom('stream').select('lease_node').where('id', '=', stream).executeTakeFirst();
+  return row?.lease_node ?? null;
+}
