@@ -75,7 +75,7 @@ create table computer (
   constraint computer_pkey PRIMARY KEY (id),
   constraint computer_session_id_fkey FOREIGN KEY (session_id) REFERENCES stream(id)
 );
-CREATE INDEX computer_session ON computer USING btree (session_id);
+CREATE UNIQUE INDEX computer_session ON computer USING btree (session_id);
 grant delete, insert, select, update on computer to overwinter_runtime;
 
 create table credential (

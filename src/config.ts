@@ -117,7 +117,7 @@ export const SETTINGS = {
     'ms',
   ),
   OVERWINTER_OUTPUT_BYTES: setting(
-    integer(1000, 10_000_000),
+    integer(1000, 1_000_000),
     '30000',
     "how much of a command's output the model sees",
     'bytes',

@@ -85,7 +85,6 @@ export async function startServer(config: Config, version: string): Promise<Serv
     deltas: createDeltas(),
     rules,
     now: heartbeat.now,
-    leaseIsFresh: heartbeat.isFresh,
     newId,
     random: Math.random,
     fail,
@@ -123,7 +122,7 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
   });
   log.onCommit(({ stream, state }) => {
     hints.send(stream, state.head);
-    if (state.turn === null) worker.wake();
+    if (state.turn === null || state.turn.cancel_at !== null) worker.wake();
   });
   const stop = async (): Promise<void> => {
     draining.abort();
@@ -219,6 +218,9 @@ function readOrMake(file: string, make: () => string): string {
     const temporary = `${file}.new`;
     fs.writeFileSync(temporary, `${make()}\n`, { mode: 0o600, flush: true });
     fs.renameSync(temporary, file);
+    const directory = fs.openSync(path.dirname(file), 'r');
+    fs.fsyncSync(directory);
+    fs.closeSync(directory);
   }
   return fs.readFileSync(file, 'utf8').trim();
 }

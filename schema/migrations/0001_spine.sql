@@ -179,7 +179,7 @@ create table computer (
   created_at timestamptz not null default clock_timestamp()
 );
 
-create index computer_session on computer (session_id);
+create unique index computer_session on computer (session_id);
 
 -- Roles belong to the whole cluster: another database may be making it at this moment.
 do $$ begin

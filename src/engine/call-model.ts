@@ -39,7 +39,7 @@ async function respond(
   const turn_id = runner.state.turn?.id ?? '';
   const api_key = await modelKey(runtime, org, runner.state.credential_id);
   if (api_key === undefined) return NO_KEY;
-  const outcome = await whileInterruptible(runtime, runner, leaving.now, (signal) =>
+  const { outcome } = await whileInterruptible(runtime, runner, leaving.now, (signal) =>
     runtime.provider.respond(request, {
       api_key,
       signal,

@@ -8,8 +8,6 @@ import type { Db } from '../store/tables.ts';
 export type Heartbeat = {
   /** The database's time, estimated, in ms since the epoch; never runs backwards. */
   now: () => number;
-  /** Whether the last beat is so recent that no other node can have taken this one's leases. */
-  isFresh: () => boolean;
   stop: () => Promise<void>;
 };
 
@@ -21,7 +19,6 @@ export async function startHeartbeat(
   monotonic: () => number,
 ): Promise<Heartbeat> {
   let offset_ms = 0;
-  let beaten_at = 0;
   let latest = 0;
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
@@ -31,13 +28,12 @@ export async function startHeartbeat(
     const sent_at = monotonic();
     const database_now = await heartbeat(db, node, ttl_ms);
     offset_ms = database_now - (sent_at + monotonic()) / 2;
-    beaten_at = sent_at;
   }
 
   function schedule(): void {
     if (stopped) return;
     timer = setTimeout(() => {
-      // A beat that fails is tried again at the next; until then `isFresh` says what may still be trusted.
+      // A beat that fails is tried again at the next.
       beating = beat()
         .catch(() => undefined)
         .finally(schedule);
@@ -50,7 +46,6 @@ export async function startHeartbeat(
   schedule();
   return {
     now: () => (latest = Math.max(latest, monotonic() + offset_ms)),
-    isFresh: () => monotonic() - beaten_at < ttl_ms * 0.8,
     stop: async () => {
       stopped = true;
       clearTimeout(timer);

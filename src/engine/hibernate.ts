@@ -17,18 +17,30 @@ export async function hibernate(runtime: Runtime, computers: Computers, runner: 
   await runtime.fail('computer.slept');
   const snapshot_ref = await newSnapshot(runtime, runner, computer);
   await runtime.fail('computer.snapshotted');
-  await recordHibernation(db, org, computer.id, snapshot_ref);
-  const body = { computer_id: computer.id, generation: computer.generation, snapshot_ref };
-  await write(runtime, runner, {
-    type: 'computer_changed',
-    change: { type: 'computer.hibernated', body },
-  });
-  if (computer.snapshot_ref && computer.snapshot_ref !== snapshot_ref) {
+  await recordHibernation(db, org, computer.id, snapshot_ref ?? computer.snapshot_ref);
+  const change = snapshot_ref === null ? unsaved(computer) : saved(computer, snapshot_ref);
+  await write(runtime, runner, { type: 'computer_changed', change });
+  if (snapshot_ref !== null && computer.snapshot_ref !== null && computer.snapshot_ref !== snapshot_ref) {
     await runtime.blobs.delete(computer.snapshot_ref);
   }
 }
 
-/** The name of the snapshot that counts from now on: the old one's when there is no new one. */
+function saved(computer: ComputerState, snapshot_ref: string) {
+  const body = { computer_id: computer.id, generation: computer.generation, snapshot_ref };
+  return { type: 'computer.hibernated', body } as const;
+}
+
+/** Its node is gone with the files, or they could not be copied: what comes back may be older, and the model must know. */
+function unsaved(computer: ComputerState) {
+  const message =
+    'Your computer went to sleep and could not be saved: files changed since it slept before may be missing.';
+  return {
+    type: 'computer.lost',
+    body: { computer_id: computer.id, generation: computer.generation, message },
+  } as const;
+}
+
+/** The name of the new snapshot; null when there is none. */
 async function newSnapshot(
   runtime: Runtime,
   runner: Runner,
@@ -36,11 +48,11 @@ async function newSnapshot(
 ): Promise<string | null> {
   const { org, stream } = runner.claim;
   try {
-    return (await takeSnapshot(runtime, org, computer)) ?? computer.snapshot_ref;
+    return await takeSnapshot(runtime, org, computer);
   } catch (error) {
-    // The files in place still count; a session must not stay awake, or be tried for ever, because they cannot be copied.
+    // A session must not stay awake, or be tried for ever, because its files cannot be copied.
     runtime.logger.error({ err: error, session: stream }, 'a computer could not be saved');
-    return computer.snapshot_ref;
+    return null;
   }
 }
 

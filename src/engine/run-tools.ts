@@ -26,12 +26,12 @@ export async function runTools(
   for (const call of calls) {
     await assertHeld(runtime, runner);
     const input = inputs.get(call.call_id);
-    const result = await whileInterruptible(runtime, runner, leaving.now, (signal) =>
+    const { outcome, interrupted } = await whileInterruptible(runtime, runner, leaving.now, (signal) =>
       runCall(runtime, computers, runner, call, input, signal),
     );
     await runtime.fail('tool.ran');
-    results.push({ call_id: call.call_id, result: result ?? UNSETTLED });
-    if (isInterrupted(runtime, runner, leaving)) break;
+    results.push({ call_id: call.call_id, result: outcome ?? UNSETTLED });
+    if (interrupted) break;
   }
   await write(runtime, runner, { type: 'tools_finished', results, pause: leaving.asked.aborted });
 }
@@ -72,14 +72,8 @@ const UNSETTLED: ToolOutcome = {
   content: 'The call was interrupted and did not end in time; it may have taken effect in part.',
 };
 
-/** A runner that was stopped past its lease must not start a tool: the lease is asked for again before each. */
+/** A runner that was stopped past its lease, or whose turn was taken over, must not start a tool: it asks before each. */
 async function assertHeld(runtime: Runtime, runner: Runner): Promise<void> {
-  if (runtime.leaseIsFresh()) return;
   if (await holds(runtime.database.db, runner.claim)) return;
   throw new OverwinterError('fenced', 'another runner holds the session');
-}
-
-function isInterrupted(runtime: Runtime, runner: Runner, leaving: Leaving): boolean {
-  const turn = runner.state.turn;
-  return leaving.now.aborted || turn === null || runtime.now() >= turn.deadline_at || turn.cancel_at !== null;
 }

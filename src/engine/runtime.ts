@@ -27,8 +27,6 @@ export type Runtime = {
   /** The database's clock, estimated, in ms since the epoch. */
   now: () => number;
   newId: NewId;
-  /** Whether this node's heartbeat is so recent that no other node can have taken its leases. */
-  leaseIsFresh: () => boolean;
   /** In 0..1. */
   random: () => number;
   /** Named after every side effect; inert unless `OVERWINTER_FAILPOINT` names it. */

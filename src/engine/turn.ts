@@ -5,7 +5,7 @@
 import { OverwinterError } from '../resource/error.ts';
 import { next } from '../session/next.ts';
 import type { Claim } from '../store/leases.ts';
-import { holder, release } from '../store/leases.ts';
+import { release } from '../store/leases.ts';
 import { callModel } from './call-model.ts';
 import type { Computers } from './computers.ts';
 import { hibernate } from './hibernate.ts';
@@ -25,14 +25,13 @@ export async function runSession(
   leaving: Leaving,
 ): Promise<void> {
   const { db } = runtime.database;
-  let runner: Runner | undefined;
   try {
-    runner = await openRunner(runtime, claim);
+    const runner = await openRunner(runtime, claim);
     await loop(runtime, computers, runner, leaving);
     if (!runner.released) await release(db, claim);
   } catch (error) {
     if (error instanceof OverwinterError && error.code === 'fenced') {
-      return await leaveToAnother(runtime, computers, claim, runner);
+      return await leaveToAnother(runtime, computers, claim);
     }
     // The session goes to whoever claims it next; a failed release is made good by the lease's death.
     await release(db, claim).catch(() => undefined);
@@ -40,21 +39,16 @@ export async function runSession(
   }
 }
 
-/** What another node has taken it also has a computer of: ours would run on unseen. */
-async function leaveToAnother(
-  runtime: Runtime,
-  computers: Computers,
-  claim: Claim,
-  runner: Runner | undefined,
-): Promise<void> {
-  const computer = runner?.state.computer;
-  if (!computer || (await holder(runtime.database.db, claim.stream)) === runtime.node) return;
-  await computers.sleep(computer.id);
+/** A computer that another node has woken since is no longer ours: it would run on here unseen. */
+async function leaveToAnother(runtime: Runtime, computers: Computers, claim: Claim): Promise<void> {
+  const { computer } = await runtime.log.state(claim.stream);
+  if (computer && computer.node !== runtime.node) await computers.sleep(computer.id);
 }
 
 async function loop(runtime: Runtime, computers: Computers, runner: Runner, leaving: Leaving): Promise<void> {
   await write(runtime, runner, { type: 'begin', node: runtime.node });
-  for (;;) {
+  // Once a write has given the lease back, what is left to do is for whoever claims the session next.
+  while (!runner.released) {
     const { state } = runner;
     const step = next(state, runtime.now(), runtime.rules);
     const at_checkpoint = step.do !== 'call_model' && step.do !== 'run_tools';
@@ -91,6 +85,7 @@ async function loop(runtime: Runtime, computers: Computers, runner: Runner, leav
 /** Waits out a back-off, or less: a cancel, the deadline and the node's leaving end it. */
 async function pause(runtime: Runtime, runner: Runner, until: number, leaving: Leaving): Promise<void> {
   await whileInterruptible(runtime, runner, leaving.asked, async (signal) => {
+    if (signal.aborted) return;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, Math.max(0, until - runtime.now()));
       signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true });

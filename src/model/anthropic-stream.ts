@@ -62,7 +62,13 @@ export function foldEvent(answer: Answer, raw_event: unknown): string | undefine
 export function completeBlocks(answer: Answer): ContentBlock[] {
   const ordered = [...answer.blocks].sort(([a], [b]) => a - b).map(([, open]) => open);
   const last = ordered.at(-1);
-  return ordered.filter((open) => isKept(answer, open, open === last)).map((open) => open.block);
+  const kept = ordered.filter((open) => isKept(answer, open, open === last)).map((open) => open.block);
+  return kept.filter((block, index) => !kept.slice(0, index).some((earlier) => isSameCall(earlier, block)));
+}
+
+/** A second call with the id of a first could never be given a result of its own. */
+function isSameCall(a: ContentBlock, b: ContentBlock): boolean {
+  return a.type === 'tool_use' && b.type === 'tool_use' && a['id'] === b['id'];
 }
 
 /** Usage of a stream that did not finish: what was reported, and at least a token for 4 streamed characters. */

@@ -38,7 +38,7 @@ function effect(state: SessionState, event: SessionEvent): SessionState {
     case 'model.failed':
       return failed(state, event.ts, event.body);
     case 'tool.finished':
-      return inTurn(state, (turn) => toolFinished(turn, event.body.call_id));
+      return inTurn(state, (turn) => toolFinished(turn, event.body));
     case 'agent.message':
       if (event.level !== 'user') return state;
       return inTurn(state, (turn) => ({
@@ -204,10 +204,16 @@ function failed(state: SessionState, ts: number, body: EventBody<'model.failed'>
   return usage ? { ...after, usage: addUsage(after.usage, usage) } : after;
 }
 
-function toolFinished(turn: ActiveTurn, call_id: string): ActiveTurn {
+function toolFinished(turn: ActiveTurn, { call_id, outcome }: EventBody<'tool.finished'>): ActiveTurn {
   if (turn.step.at !== 'tools') return turn;
   const calls = turn.step.calls.filter((call) => call.call_id !== call_id);
-  return { ...turn, step: calls.length > 0 ? { at: 'tools', calls } : { at: 'ready' } };
+  // A tool that ran to its end is progress: what interrupted the turn before was not its own doing.
+  const progressed = outcome === 'ok' || outcome === 'error';
+  return {
+    ...turn,
+    interruptions: progressed ? 0 : turn.interruptions,
+    step: calls.length > 0 ? { at: 'tools', calls } : { at: 'ready' },
+  };
 }
 
 /** Input that still waits must be read again, even when it came before the compaction. */

@@ -71,6 +71,10 @@ export function extend(transcript: Transcript, event: SessionEvent): void {
     case 'computer.lost':
       transcript.notes.push(event.body.message);
       return;
+    case 'turn.completed':
+      // What was to be continued ended with its turn.
+      transcript.notes = transcript.notes.filter((note) => note !== GO_ON);
+      return;
     case 'context.compacted':
       transcript.messages = [...event.body.messages];
       transcript.open = [];
@@ -89,7 +93,6 @@ export function extend(transcript: Transcript, event: SessionEvent): void {
     case 'session.archived':
     case 'tool.call':
     case 'turn.attempted':
-    case 'turn.completed':
       return;
     default:
       event satisfies never;

@@ -3,7 +3,7 @@
  * `turn.completed`, and nothing of the turn follows it.
  */
 import { eventId, turnId } from '../resource/id.ts';
-import type { ContentBlock } from '../resource/model.ts';
+import type { ContentBlock, Usage } from '../resource/model.ts';
 import { summarizeInput, type ToolOutcome } from '../resource/tool.ts';
 import { add, type Chain } from './chain.ts';
 import type { Command } from './command.ts';
@@ -14,6 +14,15 @@ import type { Rules } from './rules.ts';
 import { spoken } from './speak.ts';
 import type { ActiveTurn } from './state.ts';
 import { turnUsage } from './usage.ts';
+
+/** Something may have been billed and nobody knows what: the sum that holds this is a lower bound. */
+const UNKNOWN_USAGE: Usage = {
+  input_tokens: 0,
+  output_tokens: 0,
+  cache_creation_input_tokens: 0,
+  cache_read_input_tokens: 0,
+  estimated: true,
+};
 
 const BACKOFF_MS = 1000;
 const BACKOFF_MAX_MS = 30_000;
@@ -84,6 +93,7 @@ function settleInterrupted(chain: Chain, turn: ActiveTurn): void {
       code: 'interrupted',
       message: 'The runner ended while the model was answering; the answer is lost.',
       reason: 'interrupted',
+      usage: UNKNOWN_USAGE,
     });
   }
   if (turn.step.at !== 'tools') return;
@@ -110,6 +120,7 @@ export function modelResponded(
   rules: Rules,
 ): void {
   const { outcome, request, seen, duration_ms } = command;
+  if (!isAwaited(chain, request)) return;
   const { message_id, model, content, stop_reason, usage, cut } = outcome;
   add(chain, 'model.responded', {
     request,
@@ -127,6 +138,12 @@ export function modelResponded(
   const calls = stop_reason !== 'refusal' && content.some((block) => block.type === 'tool_use');
   if (!turn || calls || turn.cancel_at !== null) return;
   endByStopReason(chain, turn, outcome, rules);
+}
+
+/** An outcome that is reported twice, because the first report seemed lost, is written once. */
+function isAwaited(chain: Chain, request: number): boolean {
+  const step = chain.state.turn?.step;
+  return step?.at === 'requested' && step.request === request;
 }
 
 function narrate(chain: Chain, block: ContentBlock): void {
@@ -187,7 +204,8 @@ export function modelFailed(
 ): void {
   const { outcome, request, seen, pause } = command;
   const turn = chain.state.turn;
-  if (!turn) return;
+  if (!turn || !isAwaited(chain, request)) return;
+  const usage = outcome.usage ?? (outcome.reason === 'aborted' ? UNKNOWN_USAGE : undefined);
   const again = outcome.reason === 'transient' && turn.failures + 1 < rules.model_failures_max;
   const retry_at = pause ? chain.now : again ? chain.now + backoff(turn.failures, command) : undefined;
   add(chain, 'model.failed', {
@@ -196,7 +214,7 @@ export function modelFailed(
     code: outcome.code,
     message: outcome.message,
     reason: outcome.reason,
-    ...(outcome.usage ? { usage: outcome.usage } : {}),
+    ...(usage ? { usage } : {}),
     ...(retry_at === undefined ? {} : { retry_at }),
   });
   if (retry_at !== undefined || turn.cancel_at !== null || outcome.reason === 'aborted') return;
@@ -265,6 +283,7 @@ function cancelOpenCalls(chain: Chain, reason: YieldReason): void {
       code: 'aborted',
       message: `the turn ended (${reason}) before the model had answered`,
       reason: 'aborted',
+      usage: UNKNOWN_USAGE,
     });
   }
   if (step?.at !== 'tools') return;

@@ -33,6 +33,8 @@ export type Database = {
 const ROLE = 'overwinter_runtime';
 const CHANNEL = 'overwinter';
 const RELISTEN_MS = 500;
+const CONNECT_MS_MAX = 5000;
+const QUERY_MS_MAX = 30_000;
 
 /**
  * Opens the ground, migrates it, and steps down to the role that can neither change nor delete events.
@@ -62,8 +64,15 @@ async function openPGlite(directory: string): Promise<Database> {
 
 async function openPostgres(ground: Extract<Ground, { kind: 'postgres' }>, max: number): Promise<Database> {
   await migratePostgres(ground.migration_url);
-  const settings = { connectionString: ground.url, types: NUMBERS, options: `-c role=${ROLE}` };
-  const pool = new pg.Pool({ ...settings, max });
+  const settings = {
+    connectionString: ground.url,
+    types: NUMBERS,
+    options: `-c role=${ROLE}`,
+    // A half-open connection must not hold up the log or the heartbeat for as long as TCP does.
+    keepAlive: true,
+    connectionTimeoutMillis: CONNECT_MS_MAX,
+  };
+  const pool = new pg.Pool({ ...settings, max, query_timeout: QUERY_MS_MAX });
   // A connection that dies while idle is replaced by the pool; without a listener its error would end the process.
   pool.on('error', () => undefined);
   const db = new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
@@ -88,6 +97,15 @@ async function migratePostgres(url: string): Promise<void> {
   } finally {
     await db.destroy();
   }
+}
+
+/** Whether the connection failed and not the statement, which may or may not have run. */
+export function isConnectionError(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const code = 'code' in error ? String(error.code) : '';
+  // 25006: the server became a read-only standby; the pool's next connection may find the new primary.
+  const connection = /^(08|57P0|53300|25006|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOST|ENET)/.test(code);
+  return connection || /Connection terminated|timeout/.test(error.message);
 }
 
 /** Bigints fit a number here: seqs and counts, never money. */

@@ -36,7 +36,8 @@ type Topic = {
 };
 
 const PAGE = 200;
-const TAIL_ROWS_MAX = 512;
+const TAIL_ROWS_MAX = 256;
+const TAIL_CHARACTERS_MAX = 1024 * 1024;
 
 export function createFollow(database: Database, log: Log, poll_ms: number): Follow {
   const { db } = database;
@@ -151,7 +152,10 @@ function keep(topic: Topic, rows: EventRow[]): void {
   if (fresh.length === 0) return;
   if (last !== undefined && fresh[0]!.seq !== last + 1) topic.tail = [];
   topic.tail.push(...fresh);
-  if (topic.tail.length > TAIL_ROWS_MAX) topic.tail.splice(0, topic.tail.length - TAIL_ROWS_MAX);
+  let bytes = topic.tail.reduce((sum, row) => sum + row.body.length, 0);
+  while (topic.tail.length > TAIL_ROWS_MAX || (bytes > TAIL_CHARACTERS_MAX && topic.tail.length > 1)) {
+    bytes -= topic.tail.shift()!.body.length;
+  }
 }
 
 /** A row as a reader of the table would get it, without the large body that stands apart. */

@@ -8,8 +8,11 @@ import type { Db } from './tables.ts';
 
 export type Claim = { stream: string; org: string; epoch: number };
 
-/** Another node's computer is left to it for this long before a free node takes over. */
-const AFFINITY_MS = 2000;
+/**
+ * A session whose computer is awake on a living node is left to that node for this long: elsewhere its files since the last snapshot
+ * would be missing, so the wait must outlast a node that is merely busy.
+ */
+const AFFINITY_MS = 60_000;
 
 /**
  * The living nodes as a set of ids, and not as a join: the recheck of a row that another claim has just taken sees the row's new columns,
@@ -21,22 +24,22 @@ const CLAIM: Statement = {
   name: 'claim',
   text: `
 update stream s set epoch = s.epoch + 1, lease_node = $1, lease_at = clock_timestamp()
-where s.id in (
+where s.id = any (array(
   select c.id from stream c
   where (c.due_at is not null or c.status in ('queued', 'running'))
     and (
       ((c.lease_node is null or c.lease_node not in ${ALIVE})
-        and (c.status in ('queued', 'running') or c.due_at <= clock_timestamp()))
+        and (c.status in ('queued', 'running') or c.due_at <= clock_timestamp())
+        and (c.prefers_node is null or c.prefers_node = $1 or c.prefers_node not in ${ALIVE}
+          or c.due_at < clock_timestamp() - ${AFFINITY_MS} * interval '1 ms'))
       -- A cancel or deadline that its runner has not served within the bound: taken over a live lease, once.
       or (c.status = 'running' and c.due_at <= clock_timestamp() and c.lease_at < c.due_at)
     )
-    and (c.prefers_node is null or c.prefers_node = $1 or c.prefers_node not in ${ALIVE}
-      or c.due_at < clock_timestamp() - ${AFFINITY_MS} * interval '1 ms')
   order by c.due_at
   limit $2
   -- Not for update: a row that merely references the stream, such as a new token's, must not hide it.
   for no key update skip locked
-)
+))
 returning s.id as stream, s.org, s.epoch`,
 };
 
@@ -103,10 +106,4 @@ export async function voidAllLeases(db: Db): Promise<void> {
 export async function holds(db: Db, { stream, epoch }: Claim): Promise<boolean> {
   const row = await db.selectFrom('stream').select('epoch').where('id', '=', stream).executeTakeFirst();
   return row?.epoch === epoch;
-}
-
-/** The node that has the session's lease; null = none has. */
-export async function holder(db: Db, stream: string): Promise<string | null> {
-  const row = await db.selectFrom('stream').select('lease_node').where('id', '=', stream).executeTakeFirst();
-  return row?.lease_node ?? null;
 }

@@ -3,14 +3,14 @@
  * runner its epoch, are still what was expected; otherwise the tail is read and it is decided again. The appends of all
  * sessions share one statement per flush, and no stream is in two flushes at once, so a busy node pays for one commit, not for many.
  */
-import pRetry, { AbortError } from 'p-retry';
+import pRetry from 'p-retry';
 import { OverwinterError } from '../resource/error.ts';
 import type { Draft, SessionEvent } from '../session/event.ts';
 import { evolve } from '../session/evolve.ts';
 import type { Rules } from '../session/rules.ts';
 import { emptyState, type SessionState } from '../session/state.ts';
 import { FLUSH, flushValues, type Append } from './flush.ts';
-import type { Database } from './database.ts';
+import { isConnectionError, type Database } from './database.ts';
 import { readEvents } from './events.ts';
 import { buildRows, type NewRow } from './rows.ts';
 
@@ -76,6 +76,9 @@ const FLUSH_EVENTS_MAX = 512;
 const FLUSH_BYTES_MAX = 1024 * 1024;
 const CHECKPOINT_EVENTS = 256;
 const PARTS_MAX = 64;
+/** Writers that may wait for one stream, and streams with writers that wait; beyond it they are refused. */
+const QUEUE_MAX = 1000;
+const QUEUES_MAX = 10_000;
 /** While the database works on one flush the next one is built; more in flight gain nothing on few cores. */
 const LANES_MAX = 2;
 
@@ -101,6 +104,9 @@ export function createLog(options: LogOptions): Log {
 
   function enqueue(waiting: Waiting, front = false): void {
     const queue = queues.get(waiting.stream) ?? [];
+    if (queue.length >= QUEUE_MAX || queues.size >= QUEUES_MAX) {
+      return waiting.reject(new OverwinterError('contended', 'too many writes wait for the database'));
+    }
     if (front) queue.unshift(waiting);
     else queue.push(waiting);
     queues.set(waiting.stream, queue);
@@ -250,17 +256,26 @@ export function createLog(options: LogOptions): Log {
     }
   }
 
+  /** Whether the append is in the log: a statement whose connection broke may still land while it is tried again. */
   async function tryAlone({ append }: Prepared): Promise<boolean> {
-    const first = append.rows[0]!;
-    const there = await database.db
+    const there = await isThere(append);
+    if (there !== undefined) return there;
+    const landed = await database.run<{ id: string }>(FLUSH, flushValues([append], rules));
+    return landed.length > 0 || (await isThere(append)) === true;
+  }
+
+  /** Undefined when the place is still free; false when somebody else's event has it. */
+  async function isThere({ stream, rows }: Append): Promise<boolean | undefined> {
+    const first = rows[0]!;
+    const found = await database.db
       .selectFrom('event')
-      .select('hash')
-      .where('stream', '=', append.stream)
+      .select(['hash', 'ts', 'idempotency_key'])
+      .where('stream', '=', stream)
       .where('seq', '=', first.seq)
       .executeTakeFirst();
-    if (there) return Buffer.from(there.hash).toString('hex') === first.hash;
-    const landed = await database.run<{ id: string }>(FLUSH, flushValues([append], rules));
-    return landed.length > 0;
+    if (!found) return undefined;
+    const same_hash = Buffer.from(found.hash).toString('hex') === first.hash;
+    return same_hash && found.ts.getTime() === first.ts && found.idempotency_key === first.idempotency_key;
   }
 
   /** The stream moved under the append, or was never held: read, and decide again. */
@@ -365,12 +380,4 @@ function mustCheckpoint(before: SessionState, after: SessionState): boolean {
 
 function waitingOf(prepared: Prepared): Waiting[] {
   return prepared.parts.map((part) => part.waiting);
-}
-
-/** Whether the statement may or may not have run: the connection, not the statement, failed. */
-function isConnectionError(error: unknown): boolean {
-  if (error instanceof AbortError || !(error instanceof Error)) return false;
-  const code = 'code' in error ? String(error.code) : '';
-  const connection = /^(08|57P0|53300|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND)/.test(code);
-  return connection || /Connection terminated|timeout exceeded when trying to connect/.test(error.message);
 }

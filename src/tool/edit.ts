@@ -150,16 +150,21 @@ async function run(
   const { signal } = context;
   const spec = { script, env: { OW_PATH: path }, timeout_ms: TIMEOUT_MS, signal };
   const execution = computer.exec(stdin ? { ...spec, stdin } : spec);
-  const texts = { stdout: [] as Uint8Array[], stderr: [] as Uint8Array[] };
-  for await (const { stream, data } of execution.output) texts[stream].push(data);
+  const kept = { stdout: [] as Uint8Array[], stderr: [] as Uint8Array[] };
+  const bytes = { stdout: 0, stderr: 0 };
+  for await (const { stream, data } of execution.output) {
+    // Read on, but keep no more: what writes into the pipes may be anything in the computer.
+    if (bytes[stream] <= FILE_BYTES_MAX) kept[stream].push(data);
+    bytes[stream] += data.length;
+  }
   const { outcome, exit_code }: Exit = await execution.exit;
   if (outcome === 'lost') throw new ComputerLost('');
   const text = (chunks: Uint8Array[]): string => Buffer.concat(chunks).toString('utf8');
   const note = outcome === 'exited' ? '' : `the file operation did not finish (${outcome})`;
   return {
     exit_code: outcome === 'exited' ? exit_code : null,
-    stdout: text(texts.stdout),
-    stderr: note || text(texts.stderr),
+    stdout: text(kept.stdout),
+    stderr: note || text(kept.stderr),
   };
 }
 

@@ -46,8 +46,8 @@ export async function capture(
   const summary = (said.stdout || said.stderr).slice(0, SUMMARY_CHARACTERS);
   const kept = Buffer.concat([...head, tail]);
   if (!spill) return { text: kept.toString('utf8'), summary, bytes };
-  await spill.end();
-  return { text: withoutMiddle(kept, bytes, bytes_max), summary, bytes, content_ref: blob_name };
+  const text = withoutMiddle(kept, bytes, bytes_max);
+  return (await spill.end()) ? { text, summary, bytes, content_ref: blob_name } : { text, summary, bytes };
 }
 
 /** The first and the last half of the cap, and what is missing between them. */
@@ -57,27 +57,36 @@ function withoutMiddle(kept: Buffer, bytes: number, bytes_max: number): string {
   return `${start}\n[… ${bytes - 2 * half} of ${bytes} bytes left out …]\n${end}`;
 }
 
-type Spill = { write: (chunk: Buffer) => Promise<void>; end: () => Promise<void> };
+/** `end` tells whether the blob holds it all. */
+type Spill = { write: (chunk: Buffer) => Promise<void>; end: () => Promise<boolean> };
 
-/** Past the blob's own bound the rest is dropped, so that no command can fill the disk by printing. */
+/**
+ * Past the blob's own bound the rest is dropped, so that no command can fill the disk by printing. A blob that cannot be stored costs
+ * the command nothing but the full text of its output.
+ */
 function openSpill(blobs: Blobs, name: string, beginning: Buffer): Spill {
   const through = new PassThrough();
-  const stored = blobs.put(name, through);
-  // The error surfaces where the blob is awaited.
-  stored.catch(() => through.resume());
-  let written = 0;
+  const stored = blobs.put(name, through).then(
+    () => true,
+    () => false,
+  );
+  // A consumer that fails destroys the stream; writing on must then be harmless.
+  through.on('error', () => undefined);
+  const closed = new Promise((resolve) => through.once('close', resolve));
+  let written = beginning.length;
   const write = async (chunk: Buffer): Promise<void> => {
-    if (written + chunk.length > BLOB_BYTES_MAX) return;
+    if (through.destroyed || written + chunk.length > BLOB_BYTES_MAX) return;
     written += chunk.length;
-    if (!through.write(chunk)) await new Promise((resolve) => through.once('drain', resolve));
+    if (through.write(chunk)) return;
+    const drained = new Promise((resolve) => through.once('drain', resolve));
+    await Promise.race([drained, closed]);
   };
   through.write(beginning);
-  written = beginning.length;
   return {
     write,
     end: async () => {
       through.end();
-      await stored;
+      return await stored;
     },
   };
 }

@@ -1,5 +1,7 @@
 /** Several nodes on one PostgreSQL: they share the work, take over from the dead, and shut out those that only seemed dead. */
-import { OpenComputer, type Event, type Session } from '@opencomputer/sdk';
+import fs from 'node:fs';
+import path from 'node:path';
+import type { Event, Session } from '@opencomputer/sdk';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { reply, text, toolUse, type Script } from '../helpers/messages-api.ts';
 import type { TestNode } from '../helpers/node.ts';
@@ -82,26 +84,31 @@ describe('two nodes', () => {
   });
 
   it('shut out a node that was stopped beyond its lease: it writes nothing and starts nothing', async () => {
-    const hold = gate();
-    script = (_, index) =>
-      index === 0
-        ? { ...reply(toolUse('bash', { command: 'echo zombie > zombie' })), gate: () => hold.opened }
+    const [begun, first] = [path.join(world.directory, 'begun'), path.join(world.directory, 'first')];
+    const second = path.join(world.directory, 'second');
+    script = (request) =>
+      request.messages.length === 1 && JSON.stringify(request.messages).includes('two commands')
+        ? reply(
+            toolUse('bash', { command: `touch ${begun}; sleep 3; touch ${first}` }),
+            toolUse('bash', { command: `touch ${second}` }),
+          )
         : reply(text('Taken over.'));
-    const session = await one.client.sessions.create({ agent, input: 'go' });
-    await eventually(() => world.api.concurrent > 0);
+    const session = await one.client.sessions.create({ agent, input: 'two commands' });
+    await eventually(async () =>
+      (await wholeLog(session)).some((event) => event.type === 'computer.attached'),
+    );
     const [zombie, heir] = await holder(session);
     zombie.process.kill('SIGSTOP');
     await streamUntil(await from(heir, session.id), 'turn.completed');
     const before = await wholeLog(await from(heir, session.id));
-    hold.open();
+    // Its first command goes on without it, and is over when the zombie wakes up.
+    await eventually(() => fs.existsSync(first));
     zombie.process.kill('SIGCONT');
-    // Once the zombie serves again it has had its chance to write what the model told it meanwhile.
     const next = await zombie.client.sessions.create({ agent, input: 'another' });
     await streamUntil(next, 'turn.completed');
-    const after = await wholeLog(await from(heir, session.id));
-    expect(after.slice(0, before.length)).toEqual(before);
-    expect(after.some((event) => event.type === 'exec.completed')).toBe(false);
-    expect(after.filter((event) => event.type === 'turn.completed')).toHaveLength(1);
+    expect(await wholeLog(await from(heir, session.id))).toEqual(before);
+    expect(before.filter((event) => event.type === 'turn.completed')).toHaveLength(1);
+    expect(fs.existsSync(second)).toBe(false);
   });
 
   it('pass a message and a stream across: what is said on one is seen on the other', async () => {
@@ -117,14 +124,17 @@ describe('two nodes', () => {
 
   it('end a canceled turn within two seconds although its runner hangs', async () => {
     const hold = gate();
-    script = () => ({ ...reply(text('Slow.')), gate: () => hold.opened });
+    script = (request) =>
+      request.messages.length === 1
+        ? reply(toolUse('bash', { command: 'true' }))
+        : { ...reply(text('Slow.')), gate: () => hold.opened };
     const session = await one.client.sessions.create({ agent, input: 'go' });
+    await streamUntil(session, 'exec.completed');
     await eventually(() => world.api.concurrent > 0);
     const [hung, other] = await holder(session);
     hung.process.kill('SIGSTOP');
     const canceled_at = performance.now();
-    const client = new OpenComputer({ apiKey: other.api_key, baseUrl: `${other.url}/v3` });
-    const seen = await client.sessions.get(session.id);
+    const seen = await from(other, session.id);
     await seen.cancel();
     const events = await streamUntil(seen, 'turn.completed');
     expect(performance.now() - canceled_at).toBeLessThan(2000);

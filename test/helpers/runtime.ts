@@ -29,7 +29,6 @@ export async function testRuntime(
   const newId: Runtime['newId'] = (id_kind) => makeId(id_kind, Date.now(), randomBytes(6).toString('hex'));
   const runtime: Runtime = {
     ...{ node: newId('node'), database, log, follow, deltas: createDeltas(), rules: RULES, now, newId, fail },
-    leaseIsFresh: () => true,
     random: () => Math.random(),
     logger: { debug: () => undefined, warn: () => undefined, error: () => undefined },
     sealer: sealer(randomBytes(32)),

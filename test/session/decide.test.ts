@@ -175,6 +175,11 @@ describe('a response', () => {
     expect(state.last_turn?.result_event_id).toBe(eventId(STREAM, 9));
   });
 
+  it('is written once, however often it is reported', () => {
+    const { state } = given(create(), BEGIN, responds(use(1, 'bash')));
+    expect(when(state, responds())).toEqual([]);
+  });
+
   it('carries what is said, its result and the next request in one append', () => {
     const said = given(create(), BEGIN, responds(use(1, 'say', { text: 'news' })));
     expect(said.types.slice(-3)).toEqual(['agent.message', 'tool.finished', 'model.requested']);
@@ -318,12 +323,17 @@ function run(before: SessionState, step_ms: number, commands: Command[]): Given 
   let written: Draft[] = [];
   commands.forEach((command, index) => {
     const now = START + index * step_ms;
-    const drafts = decide(state, command, now, RULES);
+    const drafts = decide(state, toLatest(command, state), now, RULES);
     if (drafts instanceof Error) throw drafts;
     written = drafts;
     state = fold(state, drafts, now);
   });
   return { state, written, types: written.map(({ type }) => type) };
+}
+
+/** The outcomes of these tests belong to whatever request is out. */
+function toLatest(command: Command, state: SessionState): Command {
+  return 'request' in command ? { ...command, request: state.requests } : command;
 }
 
 function when(state: SessionState, command: Command): Draft[] | Error {
