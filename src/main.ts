@@ -1,7 +1,7 @@
 /** The program that serves: `npm start`. Exit codes: 0 stopped as asked, 2 could not start for a reason it has said. */
 import fs from 'node:fs';
 import path from 'node:path';
-import { ConfigError, describeSettings, readConfig } from './config.ts';
+import { ConfigError, describeSettings, readConfig, type Config } from './config.ts';
 import { startServer, StartError, type Server } from './server.ts';
 
 const { version } = JSON.parse(fs.readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
@@ -19,7 +19,7 @@ async function main(): Promise<void> {
   try {
     const config = readConfig(process.env);
     const server = await startServer(config, version);
-    greet(server, config.OVERWINTER_DATA_DIR, config.ANTHROPIC_API_KEY !== undefined);
+    greet(server, config);
     stopOnSignal(server);
   } catch (error) {
     if (!(error instanceof ConfigError) && !(error instanceof StartError)) throw error;
@@ -30,15 +30,21 @@ async function main(): Promise<void> {
   }
 }
 
-function greet(server: Server, directory: string, has_model_key: boolean): void {
+function greet(server: Server, config: Config): void {
   const { isolation, limits, identity } = server.capabilities;
+  // A key that the operator has set is known to them, and standard output is often a log.
+  const file = path.join(config.OVERWINTER_DATA_DIR, 'api-key');
+  const key =
+    config.OVERWINTER_API_KEY === undefined
+      ? `${server.api_key}   (kept in ${file})`
+      : 'from OVERWINTER_API_KEY';
   const lines = [
     `Overwinter ${version} serves at ${server.url}`,
-    `  API key     ${server.api_key}   (kept in ${path.join(directory, 'api-key')})`,
+    `  API key     ${key}`,
     `  computers   isolation: ${isolation}, limits: ${limits}, identity: ${identity}`,
     ...server.capabilities.notes.map((note) => `              ${note}`),
     ...(isolation === 'none' ? ["  WARNING     an agent's commands run without any isolation"] : []),
-    `  model key   ${has_model_key ? 'from ANTHROPIC_API_KEY' : 'none: set ANTHROPIC_API_KEY, or give each agent a key'}`,
+    `  model key   ${config.ANTHROPIC_API_KEY === undefined ? 'none: set ANTHROPIC_API_KEY, or give each agent a key' : 'from ANTHROPIC_API_KEY'}`,
     '',
     'Next: create an agent and a session as the README shows, with baseUrl',
     `  ${server.url}/v3`,

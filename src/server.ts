@@ -126,15 +126,25 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
   });
   const stop = async (): Promise<void> => {
     draining.abort();
-    const closed = new Promise((resolve) => server.close(resolve));
-    await worker.stop();
-    follow.close();
-    await runtime.driver.close();
-    await hints.close();
-    await heartbeat.stop();
-    if ('closeAllConnections' in server) server.closeAllConnections();
-    await closed;
-    await database.close();
+    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+    const steps = [
+      () => worker.stop(),
+      () => runtime.driver.close(),
+      () => hints.close(),
+      () => heartbeat.stop(),
+      () => {
+        follow.close();
+        if ('closeAllConnections' in server) server.closeAllConnections();
+        return closed;
+      },
+      () => database.close(),
+    ];
+    // A part that fails to stop must not keep the others from it: leases are given back, and the database is closed.
+    for (const step of steps) {
+      await step().catch((error: unknown) =>
+        runtime.logger.error({ err: error }, 'a part did not stop cleanly'),
+      );
+    }
   };
   return { url, api_key, capabilities, stop };
 }
@@ -209,8 +219,11 @@ async function firstApiKey(config: Config, database: Database): Promise<string> 
   if (public_id === undefined)
     throw new StartError(`${file} does not hold an API key; remove it to make a new one.`);
   const id = newId('api_key');
-  await ensureApiKey(database.db, org, { id, name: 'first', public_id, digest: digest(api_key) });
-  return api_key;
+  const key = { id, name: 'first', public_id, digest: digest(api_key) };
+  if (await ensureApiKey(database.db, org, key)) return api_key;
+  throw new StartError(
+    'The API key of this start is revoked, or another key has its id; set a new OVERWINTER_API_KEY.',
+  );
 }
 
 function readOrMake(file: string, make: () => string): string {

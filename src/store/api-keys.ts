@@ -20,11 +20,13 @@ export async function findApiKey(
     .executeTakeFirst();
 }
 
-/** Makes the key known unless it is; nodes that start together with one key agree. */
-export async function ensureApiKey(db: Db, org: string, key: NewApiKey): Promise<void> {
+/** Makes the key known unless it is; nodes that start together with one key agree. False when another key has its public id. */
+export async function ensureApiKey(db: Db, org: string, key: NewApiKey): Promise<boolean> {
   await db
     .insertInto('api_key')
     .values({ ...key, org })
     .onConflict((conflict) => conflict.column('public_id').doNothing())
     .execute();
+  const found = await findApiKey(db, key.public_id);
+  return found !== undefined && Buffer.from(found.digest).equals(key.digest);
 }
