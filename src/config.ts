@@ -61,12 +61,12 @@ export const SETTINGS = {
     'seals stored credentials: 32 bytes as base64 or hex; required with DATABASE_URL, otherwise made and kept in master-key',
   ),
   OVERWINTER_SANDBOX: setting(
-    z.enum(['bwrap', 'process']),
+    z.enum(['bwrap', 'process'], 'must be bwrap or process'),
     'bwrap',
     'what computers are: bwrap, or process (no isolation, for tests)',
   ),
   OVERWINTER_ALLOW_UNSANDBOXED: setting(
-    z.enum(['0', '1']).transform((value) => value === '1'),
+    z.enum(['0', '1'], 'must be 0 or 1').transform((value) => value === '1'),
     '0',
     'must be 1 for OVERWINTER_SANDBOX=process',
   ),
@@ -143,7 +143,7 @@ export const SETTINGS = {
     '%',
   ),
   OVERWINTER_LOG_LEVEL: setting(
-    z.enum(['debug', 'info', 'warn', 'error', 'silent']),
+    z.enum(['debug', 'info', 'warn', 'error', 'silent'], 'must be debug, info, warn, error or silent'),
     'info',
     'what the log on standard error holds',
   ),

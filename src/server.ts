@@ -46,13 +46,9 @@ export type Server = {
 /** @throws StartError; ConfigError */
 export async function startServer(config: Config, version: string): Promise<Server> {
   const directory = config.OVERWINTER_DATA_DIR;
-  fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+  const blobs_dir = config.OVERWINTER_BLOB_DIR ?? path.join(directory, 'blobs');
   const ground = groundOf(config);
-  if (ground.kind === 'embedded' && !lockDirectory(directory)) {
-    throw new StartError(
-      `Another Overwinter server is using ${directory}; stop it or set OVERWINTER_DATA_DIR.`,
-    );
-  }
+  takeDirectories(directory, blobs_dir, ground.kind === 'embedded');
   const logger: Logger = pino(
     { level: config.OVERWINTER_LOG_LEVEL },
     pino.destination({ dest: 2, sync: true }),
@@ -93,7 +89,7 @@ export async function startServer(config: Config, version: string): Promise<Serv
     provider: anthropicProvider({ base_url: config.ANTHROPIC_BASE_URL }),
     managed_key: config.ANTHROPIC_API_KEY,
     driver,
-    blobs: directoryBlobs(config.OVERWINTER_BLOB_DIR ?? path.join(directory, 'blobs'), { fail }),
+    blobs: directoryBlobs(blobs_dir, { fail }),
     settings: settingsOf(config),
   };
   const api_key = await firstApiKey(config, database);
@@ -169,6 +165,22 @@ async function listen(
   });
 }
 
+/** What is kept on disk is this server's alone; a directory that cannot be used is said before anything is opened. */
+function takeDirectories(directory: string, blobs_dir: string, alone: boolean): void {
+  let locked = true;
+  try {
+    fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+    fs.mkdirSync(blobs_dir, { recursive: true, mode: 0o700 });
+    if (alone) locked = lockDirectory(directory);
+  } catch (error) {
+    throw new StartError(`The data directory ${directory} cannot be used: ${(error as Error).message}.`);
+  }
+  if (locked) return;
+  throw new StartError(
+    `Another Overwinter server is using ${directory}; stop it or set OVERWINTER_DATA_DIR.`,
+  );
+}
+
 function groundOf(config: Config): Ground {
   const { DATABASE_URL: url, OVERWINTER_MIGRATION_URL: migration_url } = config;
   if (url === undefined)
@@ -199,15 +211,14 @@ function makeFailpoints(named: string | undefined): Runtime['fail'] {
 
 /** The master key from the environment, or the one of this data directory, made at the first start. */
 function masterKey(config: Config): Buffer {
-  if (config.OVERWINTER_MASTER_KEY !== undefined) {
-    try {
-      return parseMasterKey(config.OVERWINTER_MASTER_KEY);
-    } catch (error) {
-      throw new StartError(`OVERWINTER_MASTER_KEY is wrong: ${(error as Error).message}`);
-    }
-  }
   const file = path.join(config.OVERWINTER_DATA_DIR, 'master-key');
-  return parseMasterKey(readOrMake(file, () => randomBytes(32).toString('base64')));
+  const written = config.OVERWINTER_MASTER_KEY;
+  try {
+    return parseMasterKey(written ?? readOrMake(file, () => randomBytes(32).toString('base64')));
+  } catch (error) {
+    const where = written === undefined ? file : 'OVERWINTER_MASTER_KEY';
+    throw new StartError(`${where} is wrong: ${(error as Error).message}`);
+  }
 }
 
 /** The operator's key: known to the database by its digest only, so the file is the operator's copy. */
@@ -226,16 +237,23 @@ async function firstApiKey(config: Config, database: Database): Promise<string> 
   );
 }
 
+/** @throws StartError */
 function readOrMake(file: string, make: () => string): string {
-  if (!fs.existsSync(file)) {
-    const temporary = `${file}.new`;
-    fs.writeFileSync(temporary, `${make()}\n`, { mode: 0o600, flush: true });
-    fs.renameSync(temporary, file);
-    const directory = fs.openSync(path.dirname(file), 'r');
-    fs.fsyncSync(directory);
-    fs.closeSync(directory);
+  try {
+    if (!fs.existsSync(file)) writeDurably(file, `${make()}\n`);
+    return fs.readFileSync(file, 'utf8').trim();
+  } catch (error) {
+    throw new StartError(`${file} cannot be used: ${(error as Error).message}.`);
   }
-  return fs.readFileSync(file, 'utf8').trim();
+}
+
+function writeDurably(file: string, text: string): void {
+  const temporary = `${file}.new`;
+  fs.writeFileSync(temporary, text, { mode: 0o600, flush: true });
+  fs.renameSync(temporary, file);
+  const directory = fs.openSync(path.dirname(file), 'r');
+  fs.fsyncSync(directory);
+  fs.closeSync(directory);
 }
 
 function rulesOf(config: Config): Rules {

@@ -24,12 +24,12 @@ export function createApi(): Api {
   });
 }
 
-/** A string that PostgreSQL can hold: NUL is replaced. */
+/** A string that PostgreSQL can hold: NUL and lone surrogates are replaced. */
 export function text(characters_max: number) {
   return z
     .string()
     .max(characters_max)
-    .overwrite((value) => value.replaceAll('\0', '\uFFFD'));
+    .overwrite((value) => value.toWellFormed().replaceAll('\0', '\uFFFD'));
 }
 
 /** A page size of the query: at least 1, and what exceeds the maximum is brought down to it. */

@@ -63,7 +63,20 @@ export function completeBlocks(answer: Answer): ContentBlock[] {
   const ordered = [...answer.blocks].sort(([a], [b]) => a - b).map(([, open]) => open);
   const last = ordered.at(-1);
   const kept = ordered.filter((open) => isKept(answer, open, open === last)).map((open) => open.block);
-  return kept.filter((block, index) => !kept.slice(0, index).some((earlier) => isSameCall(earlier, block)));
+  const distinct = kept.filter(
+    (block, index) => !kept.slice(0, index).some((other) => isSameCall(other, block)),
+  );
+  return distinct.map(wellFormed);
+}
+
+/** Blocks are kept as they came, but for lone surrogates: the API would refuse them in every later request. */
+function wellFormed(block: ContentBlock): ContentBlock {
+  const text = JSON.stringify(block);
+  if (!text.includes('\\ud')) return block;
+  const repaired: unknown = JSON.parse(text, (_key, value: unknown) =>
+    typeof value === 'string' ? value.toWellFormed() : value,
+  );
+  return repaired as ContentBlock;
 }
 
 /** A second call with the id of a first could never be given a result of its own. */

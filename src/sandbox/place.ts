@@ -45,6 +45,9 @@ export async function makePlace(place: Place, identity: Identity): Promise<void>
   await own(place.directory, identity, 0o710);
   for (const writable of [place.workspace, place.home]) {
     await mkdir(writable, { recursive: true, mode: 0o700 });
+    // An agent that took its own directory's mode away could never be woken, or saved, again.
+    const { mode } = await stat(writable);
+    if ((mode & 0o700) !== 0o700) await chmod(writable, (mode & 0o777) | 0o700);
     if (identity.kind === 'root') await chown(writable, identity.uid, identity.uid);
   }
 }

@@ -1,5 +1,4 @@
 /** Sessions as rows: created in one statement with their first events, listed and read for HTTP. */
-import { sql } from 'kysely';
 import type { AgentSnapshot } from '../resource/agent.ts';
 import { OverwinterError } from '../resource/error.ts';
 import type { Limits } from '../resource/limits.ts';
@@ -180,13 +179,14 @@ function selectSessions(db: Db, org: string) {
       'stream.status',
       'stream.last_turn',
       'stream.usage',
-      sql<string | null>`stream.state->'computer'->>'id'`.as('computer_id'),
-      sql<number>`coalesce((stream.state->'input'->>'cursor')::int, 0)`.as('input_cursor'),
+      'stream.state',
     ])
     .where('session.org', '=', org)
     .where('stream.deleted_at', 'is', null);
 }
 
-function toSession(row: object): SessionRow {
-  return row as SessionRow;
+function toSession({ state, ...row }: { state: unknown }): SessionRow {
+  // Read here, not by SQL: its JSON operators refuse texts that JSON allows.
+  const { computer, input } = state as SessionState;
+  return { ...row, computer_id: computer?.id ?? null, input_cursor: input.cursor } as SessionRow;
 }

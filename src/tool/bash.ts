@@ -13,7 +13,7 @@ export const bash: Tool = {
       string,
       unknown
     >;
-    if (restart === true) return await runCommand('rm -rf "$HOME/.overwinter"', FRESH, context);
+    if (restart === true) return await startAfresh(context);
     if (typeof command !== 'string' || command.trim() === '') {
       return { outcome: 'error', content: 'bash needs a "command".' };
     }
@@ -24,16 +24,27 @@ export const bash: Tool = {
 /** Restores what the last call left, and saves it however the command ends. */
 const SHELL = `
 __ow="$HOME/.overwinter"
-[ -r "$__ow/env" ] && . "$__ow/env" 2>/dev/null
-cd "$(cat "$__ow/cwd" 2>/dev/null)" 2>/dev/null || cd /workspace 2>/dev/null
+[ -f "$__ow/env" ] && . "$__ow/env" 2>/dev/null
+{ [ -f "$__ow/cwd" ] && cd "$(cat "$__ow/cwd")"; } 2>/dev/null || cd /workspace 2>/dev/null
 trap '__code=$?; mkdir -p "$HOME/.overwinter"; export -p > "$HOME/.overwinter/env"; pwd > "$HOME/.overwinter/cwd"; exit $__code' EXIT
 `;
-const FRESH = '';
+
+/** Ends every process of the computer, a fork bomb's too, and forgets directory and variables. Files stay. */
+async function startAfresh(context: ToolContext): Promise<ToolOutcome> {
+  await (await context.computer()).hibernate();
+  const { outcome } = await runCommand('rm -rf "$HOME/.overwinter"', '', context);
+  return { outcome, content: 'The shell is new. All processes of the computer were ended; files stay.' };
+}
 
 async function runCommand(command: string, prologue: string, context: ToolContext): Promise<ToolOutcome> {
   const computer = await context.computer();
   const { command_timeout_ms: timeout_ms, output_bytes_max } = context.limits;
-  const execution = computer.exec({ script: `${prologue}${command}\n`, timeout_ms, signal: context.signal });
+  const execution = computer.exec({
+    script: `${prologue}${command}\n`,
+    cwd: '/',
+    timeout_ms,
+    signal: context.signal,
+  });
   const name = `${context.blob_prefix}${safeName(context.call_id)}.txt`;
   const [captured, exit] = await Promise.all([
     capture(execution.output, output_bytes_max, context.blobs, name),

@@ -148,7 +148,7 @@ async function run(
   stdin?: Uint8Array,
 ): Promise<Ran> {
   const { signal } = context;
-  const spec = { script, env: { OW_PATH: path }, timeout_ms: TIMEOUT_MS, signal };
+  const spec = { script, cwd: '/', env: { OW_PATH: path }, timeout_ms: TIMEOUT_MS, signal };
   const execution = computer.exec(stdin ? { ...spec, stdin } : spec);
   const kept = { stdout: [] as Uint8Array[], stderr: [] as Uint8Array[] };
   const bytes = { stdout: 0, stderr: 0 };

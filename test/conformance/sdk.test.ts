@@ -272,6 +272,17 @@ describe.each(GROUNDS)('the client against a server on %s', (kind) => {
       await expect(missing).rejects.toMatchObject({ status: 400, type: 'invalid' });
     });
 
+    it('goes on after a model that sent half a character, in text and in a call', async () => {
+      script = (request) =>
+        request.messages.length === 1
+          ? reply(text('half \ud83d emoji'), toolUse('bash', { command: 'echo "\ud800"' }))
+          : reply(text('Whole.'));
+      const session = await oc.sessions.create({ agent, input: 'go' });
+      const events = await streamUntil(session, 'turn.completed');
+      expect(bodyOf(events.at(-1))).toMatchObject({ yieldReason: 'completed' });
+      expect((await session.refresh()).status).toBe('idle');
+    });
+
     it('reports a model that cannot be paid or reached, and stays steerable', async () => {
       script = () => ({ error: { status: 401, type: 'authentication_error', message: 'bad key' } });
       const session = await oc.sessions.create({ agent, input: 'go' });

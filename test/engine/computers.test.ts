@@ -113,6 +113,12 @@ describe("a session's computer", () => {
     expect(JSON.stringify(last)).toContain('Your computer was lost');
   });
 
+  it('can be used, saved and woken after the agent took the mode of its own directories away', async () => {
+    await begin('echo kept > /workspace/file; chmod 000 /workspace /home/agent; echo ok');
+    await asleep();
+    expect(await ask('cat /workspace/file')).toBe('kept\n');
+  });
+
   it('shows nothing of the runtime inside: no key, no variable, no file, no process', async () => {
     const seen = await begin(
       'env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr "\\0" "\\n"; ls -la / /tmp /home; cat /etc/passwd; ps -ef 2>/dev/null',

@@ -15,6 +15,26 @@ const create = (body: object, headers: Record<string, string> = {}) =>
   server.ask('POST /v3/sessions', { body: { agent, input: 'hello', ...body }, headers });
 
 describe('create', () => {
+  it('is not undone by texts that JSON allows and a database does not', async () => {
+    const odd = {
+      model: 'anthropic/\ud800\u0000',
+      input: 'a\ud800\u0000b',
+      metadata: { '\ud800': '\u0000' },
+      key: '\ud800',
+    };
+    const { status, json } = await create(odd);
+    expect(status).toBe(201);
+    expect((await server.ask('GET /v3/sessions?limit=1')).status).toBe(200);
+    expect((await server.ask(`GET /v3/sessions/${json['session']!['id']}`)).status).toBe(200);
+  });
+
+  it.each(['before=0000-01-01T00:00:00Z', 'after=0001-01-01T00:00:00%2B23:59', 'after=yesterday'])(
+    'refuses a list %s',
+    async (query) => {
+      expect((await server.ask(`GET /v3/sessions?${query}`)).status).toBe(400);
+    },
+  );
+
   it('answers 201 with a queued session and a client token', async () => {
     const { status, json } = await create({ metadata: { pull: 7 }, limits: { turns: 2 } });
     expect(status).toBe(201);

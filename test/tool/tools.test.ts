@@ -29,6 +29,16 @@ beforeAll(async () => {
   computer = woken.computer;
 });
 
+/** As the engine does: a computer whose processes were ended is woken by the next call. */
+async function attach(): Promise<Computer> {
+  if (computer.alive()) return computer;
+  const generation = computer.generation + 1;
+  const limits = { memory_bytes: 2 ** 30, processes_max: 64, cpu_percent: 100, disk_bytes: 2 ** 30 };
+  const again = { id: 'cmp_1', reference: null, from_generation: 1, generation, snapshot: null, limits };
+  computer = (await driver.wake(again)).computer;
+  return computer;
+}
+
 afterAll(async () => {
   await driver.close();
   fs.rmSync(directory, { recursive: true });
@@ -37,7 +47,7 @@ afterAll(async () => {
 function context(limits: Partial<ToolContext['limits']> = {}): ToolContext {
   return {
     call_id: 'toolu_1',
-    computer: () => Promise.resolve(computer),
+    computer: attach,
     blobs,
     blob_prefix: 'output/',
     signal: new AbortController().signal,
@@ -55,8 +65,11 @@ describe('bash', () => {
       outcome: 'ok',
       content: 'sub\nvalue:\n',
     });
+    await run('sleep 600 & echo $! > pid');
     await bash.run({ restart: true }, context());
-    expect((await run('echo "[$NAME]"')).content).toBe('[]\n');
+    expect(
+      (await run('echo "[$NAME]"; ps -o stat= -p $(cat sub/pid) | grep -v Z || echo gone')).content,
+    ).toMatch(/^\[\]\n[^]*gone\n$/);
   });
 
   it('reports exit code, both streams, and what exec.completed tells', async () => {

@@ -20,7 +20,11 @@ import { Credential, renderCredential } from '../wire.ts';
 const LAST = 4;
 
 /** A provider's key. Short texts are refused: their last four characters would tell too much of them. */
-export const Key = z.string().min(8).max(4096).regex(/^\S+$/, 'must not contain blanks');
+export const Key = z
+  .string()
+  .min(8)
+  .max(4096)
+  .regex(/^[\x21-\x7e]+$/, 'must be printable ASCII without blanks');
 
 const CreateCredential = z
   .object({

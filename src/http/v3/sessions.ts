@@ -46,12 +46,17 @@ const Created = z.object({ session: Session, client_token: z.string() });
 const SessionPath = z.object({ session_id: z.string() });
 const Affected = z.object({ session: Session });
 
+/** Years that no session has are refused: the database cannot hold all that the format can. */
+const Time = z.iso
+  .datetime({ offset: true })
+  .refine((time) => /^(19[7-9]\d|[2-9]\d{3})-/.test(time), 'must lie between 1970 and 9999');
+
 const ListQuery = z.object({
   status: Session.shape.status.optional(),
   agent: text(256).optional(),
   key: text(256).optional(),
-  after: z.iso.datetime({ offset: true }).optional().openapi({ description: 'Created after this time.' }),
-  before: z.iso.datetime({ offset: true }).optional().openapi({ description: 'Created before this time.' }),
+  after: Time.optional().openapi({ description: 'Created after this time.' }),
+  before: Time.optional().openapi({ description: 'Created before this time.' }),
   limit: limit(50, 100),
   cursor: idCursor('ses_'),
 });
