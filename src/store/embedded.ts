@@ -104,7 +104,7 @@ export function prepared(pglite: PGlite, checkpoint: () => Promise<unknown>) {
       if (!known.has(name)) await send(serialize.parse({ name, text }));
       known.add(name);
       const { messages } = await send(
-        serialize.bind({ statement: name, values: values.map(toText) }),
+        serialize.bind({ statement: name, values: values.map((value) => toText(value as Value)) }),
         serialize.describe({ type: 'P' }),
         serialize.execute({}),
       );
@@ -113,13 +113,16 @@ export function prepared(pglite: PGlite, checkpoint: () => Promise<unknown>) {
   };
 }
 
+type Scalar = string | number | boolean | null | undefined;
+type Value = Scalar | Scalar[];
+
 /** PostgreSQL's text form of a value. */
-function toText(value: unknown): string | null {
+function toText(value: Value): string | null {
   if (value === null || value === undefined) return null;
   return Array.isArray(value) ? `{${value.map(elementText).join(',')}}` : String(value);
 }
 
-function elementText(value: unknown): string {
+function elementText(value: Scalar): string {
   if (value === null || value === undefined) return 'NULL';
   return typeof value === 'string' ? `"${value.replaceAll(/["\\]/g, '\\$&')}"` : String(value);
 }
