@@ -72,15 +72,19 @@ type Part = { waiting: Waiting; written: SessionEvent[]; rows: NewRow[]; state: 
 type Prepared = { append: Append; parts: Part[]; next: Held };
 
 const TRIES_MAX = 30;
-const FLUSH_EVENTS_MAX = 512;
+const FLUSH_EVENTS_MAX = 350;
 const FLUSH_BYTES_MAX = 1024 * 1024;
 const CHECKPOINT_EVENTS = 256;
 const PARTS_MAX = 64;
 /** Writers that may wait for one stream, and streams with writers that wait; beyond it they are refused. */
 const QUEUE_MAX = 1000;
 const QUEUES_MAX = 10_000;
-/** While the database works on one flush the next one is built; more in flight gain nothing on few cores. */
-const LANES_MAX = 2;
+/**
+ * While the database works on one flush the next one is built. A third in flight pays only when hundreds of streams wait: with fewer
+ * it makes the flushes smaller.
+ */
+const LANES_MAX = 3;
+const CROWD = 256;
 
 export function createLog(options: LogOptions): Log {
   const { database, rules, now, fail } = options;
@@ -110,7 +114,7 @@ export function createLog(options: LogOptions): Log {
     if (front) queue.unshift(waiting);
     else queue.push(waiting);
     queues.set(waiting.stream, queue);
-    if (lanes < LANES_MAX) void runLane();
+    if (lanes < (queues.size < CROWD ? LANES_MAX - 1 : LANES_MAX)) void runLane();
   }
 
   /** Flushes until nothing waits that is not in flight already. */

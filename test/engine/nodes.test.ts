@@ -42,6 +42,17 @@ async function wholeLog(session: Session): Promise<Event[]> {
   return (await session.listEvents(query)).data;
 }
 
+/** Whether any process of this machine has this command line. */
+function isRunning(command: string): boolean {
+  return fs.globSync('/proc/[0-9]*/cmdline').some((file) => {
+    try {
+      return fs.readFileSync(file, 'utf8').replaceAll('\0', ' ').trim() === command;
+    } catch {
+      return false;
+    }
+  });
+}
+
 const from = (node: TestNode, id: string) => node.client.sessions.get(id);
 
 describe('two nodes', () => {
@@ -84,25 +95,23 @@ describe('two nodes', () => {
   });
 
   it('shut out a node that was stopped beyond its lease: it writes nothing and starts nothing', async () => {
-    const [begun, first] = [path.join(world.directory, 'begun'), path.join(world.directory, 'first')];
     const second = path.join(world.directory, 'second');
+    const pause = `3.0${process.pid}`;
     script = (request) =>
       request.messages.length === 1 && JSON.stringify(request.messages).includes('two commands')
         ? reply(
-            toolUse('bash', { command: `touch ${begun}; sleep 3; touch ${first}` }),
+            toolUse('bash', { command: `sleep ${pause}` }),
             toolUse('bash', { command: `touch ${second}` }),
           )
         : reply(text('Taken over.'));
     const session = await one.client.sessions.create({ agent, input: 'two commands' });
-    await eventually(async () =>
-      (await wholeLog(session)).some((event) => event.type === 'computer.attached'),
-    );
+    await eventually(() => isRunning(`sleep ${pause}`));
     const [zombie, heir] = await holder(session);
     zombie.process.kill('SIGSTOP');
     await streamUntil(await from(heir, session.id), 'turn.completed');
     const before = await wholeLog(await from(heir, session.id));
     // Its first command goes on without it, and is over when the zombie wakes up.
-    await eventually(() => fs.existsSync(first));
+    await eventually(() => !isRunning(`sleep ${pause}`));
     zombie.process.kill('SIGCONT');
     const next = await zombie.client.sessions.create({ agent, input: 'another' });
     await streamUntil(next, 'turn.completed');

@@ -50,7 +50,7 @@ describe('the death of the server', () => {
     const program = `
       import { bwrapDriver } from ${JSON.stringify(new URL('../../src/sandbox/bwrap.ts', import.meta.url).href)};
       const options = JSON.parse(process.argv[1]);
-      const quiet = { warn() {}, info() {} };
+      const quiet = { warn() {}, debug() {} };
       const driver = bwrapDriver({ ...options, fail() {}, log: quiet, now: () => performance.now() });
       const { computer } = await driver.wake(JSON.parse(process.argv[2]));
       computer.exec({ script: 'echo kept > file; setsid sleep 600 & sleep 600', timeout_ms: 600000 });
