@@ -1,6 +1,6 @@
 /**
- * Hints between nodes: "these streams moved". Sent after the commit on a connection of their own, merged over a few milliseconds,
- * ids only: a NOTIFY inside the append would serialize every commit of the cluster. A lost hint costs a poll.
+ * Hints between nodes: "these streams moved". Sent after the commit, outside its transaction, merged over a few milliseconds,
+ * ids and heads only: a NOTIFY inside the append would serialize every commit of the cluster. A lost hint costs a poll.
  */
 import type { Database } from './database.ts';
 
