@@ -53,6 +53,8 @@ export async function readBody(db: Db, stream: string, seq: number): Promise<str
 }
 
 const PAGE = 500;
+/** What a turn record is folded from; the index `event_turns` covers them. */
+const TURN_TYPES = ['turn.started', 'turn.attempted', 'turn.completed'];
 
 /** Every event of `from_seq`..`to_seq` with its whole body, as the runner and the reducer need them; and the last one's hash. */
 export async function readEvents(
@@ -105,7 +107,7 @@ export async function readTurnEvents(
     .where('event.stream', '=', stream)
     .where('event.seq', '>=', oldest)
     .where('event.seq', '<', before_seq)
-    .where('event.type', 'in', ['turn.started', 'turn.attempted', 'turn.completed'])
+    .where('event.type', 'in', TURN_TYPES)
     .orderBy('event.seq')
     .execute();
   return rows.map((row) => toEvent(toRow(row), row.body));
@@ -122,7 +124,7 @@ export async function readTurn(
     .where('event.stream', '=', stream)
     .where('event.seq', '>=', started_seq)
     .where('event.turn_id', '=', turn_id)
-    .where('event.type', 'in', ['turn.started', 'turn.attempted', 'turn.completed'])
+    .where('event.type', 'in', TURN_TYPES)
     .orderBy('event.seq')
     .execute();
   return rows.map((row) => toEvent(toRow(row), row.body));
