@@ -24,11 +24,7 @@ export function providerModel(model: string): string {
   const [provider, ...rest] = model.split('/');
   const name = rest.join('/');
   if (provider !== 'anthropic' || name === '') {
-    throw new OverwinterError(
-      'invalid',
-      `model must be "anthropic/<model>" for the claude runtime, not "${model}"`,
-      'model',
-    );
+    throw new OverwinterError('invalid', 'model must be "anthropic/<model>" for the claude runtime', 'model');
   }
   return name;
 }

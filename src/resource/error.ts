@@ -15,7 +15,6 @@ export type ErrorCode =
   | 'managed_unavailable'
   | 'runtime_unavailable'
   | 'sources_not_supported'
-  | 'webhooks_unavailable'
   | 'contended'
   | 'fenced'
   | 'rate_limited'

@@ -14,6 +14,9 @@ const ID_PREFIXES = {
   event: 'evt_',
   turn: 'trn_',
   client_token: 'ctk_',
+  destination: 'dst_',
+  destination_secret: 'dsc_',
+  delivery: 'dlv_',
   node: 'nod_',
   request: 'req_',
 } as const;

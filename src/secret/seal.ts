@@ -1,6 +1,7 @@
 /**
- * Sealed values: envelope encryption with AES-256-GCM. Each value has its own data key, wrapped by the master key, and both
- * layers are bound to the column the value lives in: a sealed value moved to another row or column does not open.
+ * Sealed values: envelope encryption with AES-256-GCM. Each value has its own data key, wrapped by a master key, and both
+ * layers are bound to the column the value lives in: a sealed value moved to another row or column does not open. Of the master
+ * keys the first seals and all open, so that the key can be changed while values sealed with the old one are still there.
  */
 import { createCipheriv, createDecipheriv, createHash, randomBytes } from 'node:crypto';
 
@@ -20,21 +21,50 @@ export class SealError extends Error {
   }
 }
 
+/** A master key of 32 bytes and its public name: the first 8 hex digits of its SHA-256. */
+export type MasterKey = { id: string; key: Buffer };
+
 export type Sealer = {
   /** The sealed form of `plaintext`, as JSON text. Two seals of one value differ. */
   seal(plaintext: string, place: Place): string;
   /** The plaintext. Throws `SealError`. */
   open(sealed: string, place: Place): string;
+  /**
+   * The same value with its data key wrapped by the first master key; null where it is already. The value itself is neither
+   * opened nor sealed again. Throws `SealError`.
+   */
+  rewrap(sealed: string, place: Place): string | null;
 };
 
-/** A sealer over a master key of 32 bytes; throws `TypeError` for any other length. */
-export function sealer(master_key: Buffer): Sealer {
-  if (master_key.length !== KEY_BYTES) throw new TypeError(`A master key has ${KEY_BYTES} bytes.`);
-  const key_id = createHash('sha256').update(master_key).digest('hex').slice(0, 8);
+/**
+ * A sealer over one master key, or several of which the first seals; a function is asked at every use. Throws `TypeError` for a
+ * key that has not 32 bytes.
+ */
+export function sealer(keys: Buffer | Buffer[] | (() => readonly MasterKey[])): Sealer {
+  const ring = typeof keys === 'function' ? keys : fixed([keys].flat().map(masterKey));
   return {
-    seal: (plaintext, place) => seal(master_key, key_id, plaintext, place),
-    open: (sealed, place) => open(master_key, key_id, sealed, place),
+    seal: (plaintext, place) => seal(first(ring()), plaintext, place),
+    open: (sealed, place) => open(ring(), sealed, place),
+    rewrap: (sealed, place) => rewrap(ring(), sealed, place),
   };
+}
+
+/** @throws TypeError for any other length than 32 bytes. */
+export function masterKey(key: Buffer): MasterKey {
+  if (key.length !== KEY_BYTES) throw new TypeError(`A master key has ${KEY_BYTES} bytes.`);
+  return { id: createHash('sha256').update(key).digest('hex').slice(0, 8), key };
+}
+
+/** How every value that is sealed with this master key begins. */
+export function sealedPrefix(key_id: string): string {
+  return `{"v":1,"key_id":"${key_id}",`;
+}
+
+/** The keys that `text` writes, separated by commas or line ends, each once. Throws an `Error` that does not quote the text. */
+export function parseMasterKeys(text: string): MasterKey[] {
+  const written = text.split(/[,\n]/).filter((part) => part.trim() !== '');
+  const keys = (written.length > 0 ? written : ['']).map((part) => masterKey(parseMasterKey(part)));
+  return keys.filter(({ id }, index) => keys.findIndex((key) => key.id === id) === index);
 }
 
 /** The 32 bytes that `text` writes as base64, base64url or 64 hex digits. Throws an `Error` that does not quote the text. */
@@ -43,7 +73,7 @@ export function parseMasterKey(text: string): Buffer {
   if (/^[0-9a-fA-F]{64}$/.test(written)) return Buffer.from(written, 'hex');
   if (/^[A-Za-z0-9+/]{43}=?$/.test(written)) return Buffer.from(written, 'base64');
   if (/^[A-Za-z0-9_-]{43}=?$/.test(written)) return Buffer.from(written, 'base64url');
-  throw new Error('The master key must be 32 bytes, written as base64, base64url or 64 hex digits.');
+  throw new Error('A master key must be 32 bytes, written as base64, base64url or 64 hex digits.');
 }
 
 const KEY_BYTES = 32;
@@ -53,15 +83,25 @@ const TAG_BYTES = 16;
 type Sealed = { v: 1; key_id: string; wrapped_data_key: string; iv: string; tag: string; ct: string };
 type Box = { iv: Buffer; tag: Buffer; ct: Buffer };
 
-function seal(master_key: Buffer, key_id: string, plaintext: string, place: Place): string {
+function fixed(keys: MasterKey[]): () => MasterKey[] {
+  first(keys);
+  return () => keys;
+}
+
+function first(ring: readonly MasterKey[]): MasterKey {
+  if (!ring[0]) throw new TypeError('There is no master key.');
+  return ring[0];
+}
+
+function seal(by: MasterKey, plaintext: string, place: Place): string {
   const bound_to = associatedData(place);
   const data_key = randomBytes(KEY_BYTES);
-  const wrapped = encrypt(master_key, data_key, bound_to);
   const box = encrypt(data_key, Buffer.from(plaintext, 'utf8'), bound_to);
+  // `v` and `key_id` come first: `sealedPrefix`.
   const sealed: Sealed = {
     v: 1,
-    key_id,
-    wrapped_data_key: Buffer.concat([wrapped.iv, wrapped.tag, wrapped.ct]).toString('base64'),
+    key_id: by.id,
+    wrapped_data_key: wrap(by, data_key, bound_to),
     iv: box.iv.toString('base64'),
     tag: box.tag.toString('base64'),
     ct: box.ct.toString('base64'),
@@ -69,15 +109,37 @@ function seal(master_key: Buffer, key_id: string, plaintext: string, place: Plac
   return JSON.stringify(sealed);
 }
 
-function open(master_key: Buffer, key_id: string, text: string, place: Place): string {
+function open(ring: readonly MasterKey[], text: string, place: Place): string {
   const sealed = parseSealed(text);
-  if (sealed.key_id !== key_id) {
-    throw new SealError('wrong_key', `Sealed with master key ${sealed.key_id}; this server has ${key_id}.`);
-  }
   const bound_to = associatedData(place);
-  const data_key = decrypt(master_key, splitWrapped(sealed.wrapped_data_key), bound_to);
+  const data_key = unwrap(ring, sealed, bound_to);
   const box = { iv: bytes(sealed.iv), tag: bytes(sealed.tag), ct: bytes(sealed.ct) };
   return decrypt(data_key, box, bound_to).toString('utf8');
+}
+
+function rewrap(ring: readonly MasterKey[], text: string, place: Place): string | null {
+  const { iv, tag, ct, ...sealed } = parseSealed(text);
+  const by = first(ring);
+  if (sealed.key_id === by.id) return null;
+  const bound_to = associatedData(place);
+  const wrapped_data_key = wrap(by, unwrap(ring, sealed, bound_to), bound_to);
+  return JSON.stringify({ v: 1, key_id: by.id, wrapped_data_key, iv, tag, ct } satisfies Sealed);
+}
+
+function wrap(by: MasterKey, data_key: Buffer, bound_to: Buffer): string {
+  const wrapped = encrypt(by.key, data_key, bound_to);
+  return Buffer.concat([wrapped.iv, wrapped.tag, wrapped.ct]).toString('base64');
+}
+
+function unwrap(
+  ring: readonly MasterKey[],
+  { key_id, wrapped_data_key }: Pick<Sealed, 'key_id' | 'wrapped_data_key'>,
+  bound_to: Buffer,
+): Buffer {
+  const by = ring.find(({ id }) => id === key_id);
+  if (by) return decrypt(by.key, splitWrapped(wrapped_data_key), bound_to);
+  const have = ring.map(({ id }) => id).join(', ');
+  throw new SealError('wrong_key', `Sealed with master key ${key_id.slice(0, 8)}; this server has ${have}.`);
 }
 
 function associatedData(place: Place): Buffer {

@@ -2,7 +2,14 @@
 import { randomBytes } from 'node:crypto';
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { parseMasterKey, SealError, sealer } from '../../src/secret/seal.ts';
+import {
+  masterKey,
+  parseMasterKey,
+  parseMasterKeys,
+  SealError,
+  sealedPrefix,
+  sealer,
+} from '../../src/secret/seal.ts';
 
 const KEY = Buffer.alloc(32, 7);
 const PLACE = { org: 'org_1', table: 'credential', id: 'cred_1', column: 'secret' };
@@ -82,6 +89,74 @@ describe('a sealed value', () => {
   });
 });
 
+describe('several master keys', () => {
+  const OLD = KEY;
+  const NEW = Buffer.alloc(32, 8);
+  const both = sealer([NEW, OLD]);
+  const place = fc.record({
+    org: fc.stringMatching(/^org_[0-9a-f]{1,24}$/),
+    table: fc.constantFrom('credential', 'destination_secret'),
+    id: fc.stringMatching(/^[a-z]{3}_[0-9a-f]{1,24}$/),
+    column: fc.constant('sealed'),
+  });
+
+  it('seal with the first and open with all', () => {
+    expect(sealer(NEW).open(both.seal('x', PLACE), PLACE)).toBe('x');
+    expect(codeOf(() => sealer(OLD).open(both.seal('x', PLACE), PLACE))).toBe('wrong_key');
+    expect(both.open(sealer(OLD).seal('x', PLACE), PLACE)).toBe('x');
+  });
+
+  it('put a value under the first: it opens to the same there, in its place only, and no more with the old', () => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'grapheme' }), place, place, (plaintext, at, elsewhere) => {
+        const rewrapped = both.rewrap(sealer(OLD).seal(plaintext, at), at)!;
+        expect(sealer(NEW).open(rewrapped, at)).toBe(plaintext);
+        expect(codeOf(() => sealer(OLD).open(rewrapped, at))).toBe('wrong_key');
+        expect(rewrapped.startsWith(sealedPrefix(masterKey(NEW).id))).toBe(true);
+        const same = JSON.stringify(at) === JSON.stringify(elsewhere);
+        expect(codeOf(() => both.open(rewrapped, elsewhere))).toBe(same ? 'opened' : 'tampered');
+      }),
+    );
+  });
+
+  it('change nothing but the wrapping, and nothing that is under the first already', () => {
+    const sealed = sealer(OLD).seal('x', PLACE);
+    const rewrapped = both.rewrap(sealed, PLACE)!;
+    const { iv, tag, ct } = JSON.parse(sealed) as Record<string, string>;
+    expect(JSON.parse(rewrapped)).toMatchObject({ v: 1, iv, tag, ct });
+    expect(Object.keys(JSON.parse(rewrapped) as object)).toEqual(Object.keys(JSON.parse(sealed) as object));
+    expect(both.rewrap(rewrapped, PLACE)).toBe(null);
+  });
+
+  it('put no value under the first that they cannot open, or that belongs elsewhere', () => {
+    const sealed = sealer(OLD).seal('x', PLACE);
+    expect(codeOf(() => sealer(NEW).rewrap(sealed, PLACE))).toBe('wrong_key');
+    expect(codeOf(() => both.rewrap(sealed, { ...PLACE, org: 'org_2' }))).toBe('tampered');
+    expect(codeOf(() => both.rewrap('{}', PLACE))).toBe('malformed');
+  });
+
+  it('pass through any chain of changes of the key, one value after the other', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.uint8Array({ minLength: 32, maxLength: 32 }), { minLength: 2, maxLength: 5 }),
+        (drawn) => {
+          const keys = drawn.map((bytes) => Buffer.from(bytes));
+          let sealed = sealer(keys[0]!).seal('the value', PLACE);
+          for (const [at, key] of keys.entries()) {
+            const ring = sealer(at === 0 ? key : [key, keys[at - 1]!]);
+            sealed = ring.rewrap(sealed, PLACE) ?? sealed;
+          }
+          expect(sealer(keys.at(-1)!).open(sealed, PLACE)).toBe('the value');
+        },
+      ),
+    );
+  });
+
+  it('are at least one', () => {
+    expect(() => sealer([])).toThrow(TypeError);
+  });
+});
+
 describe('a master key', () => {
   it('is read in three spellings', () => {
     for (let round = 0; round < 200; round += 1) {
@@ -103,6 +178,17 @@ describe('a master key', () => {
   ])('is refused as %j, without quoting it', (text) => {
     expect(() => parseMasterKey(text)).toThrow(/32 bytes/);
     if (text !== '') expect(() => parseMasterKey(text)).not.toThrow(text);
+  });
+
+  it('may be followed by others, each of which counts once', () => {
+    const [one, two] = [randomBytes(32), randomBytes(32)];
+    const idsOf = (text: string) => parseMasterKeys(text).map(({ id }) => id);
+    const ids = [masterKey(one).id, masterKey(two).id];
+    expect(idsOf(`${one.toString('hex')}, ${two.toString('base64')}`)).toEqual(ids);
+    expect(idsOf(`${one.toString('base64')}\n${two.toString('base64')}\n`)).toEqual(ids);
+    expect(idsOf(`${one.toString('base64')},${one.toString('hex')},`)).toEqual([ids[0]]);
+    for (const text of ['', ',', `${one.toString('hex')},short`])
+      expect(() => parseMasterKeys(text)).toThrow(/32 bytes/);
   });
 
   it('has 32 bytes', () => {
