@@ -28,10 +28,14 @@ create table api_key (
   created_at timestamp with time zone not null default clock_timestamp(),
   expires_at timestamp with time zone,
   revoked_at timestamp with time zone,
+  scopes text[] not null,
+  last_used_at timestamp with time zone,
   constraint api_key_org_fkey FOREIGN KEY (org) REFERENCES org(id),
   constraint api_key_pkey PRIMARY KEY (id),
-  constraint api_key_public_id_key UNIQUE (public_id)
+  constraint api_key_public_id_key UNIQUE (public_id),
+  constraint api_key_scopes_check CHECK (((scopes <@ '{read,write,admin}'::text[]) AND (cardinality(scopes) > 0)))
 );
+CREATE INDEX api_key_list ON api_key USING btree (org, id DESC);
 grant delete, insert, select, update on api_key to overwinter_runtime;
 
 create table blob (
@@ -56,6 +60,7 @@ create table client_token (
   constraint client_token_pkey PRIMARY KEY (id),
   constraint client_token_session_id_fkey FOREIGN KEY (session_id) REFERENCES stream(id)
 );
+CREATE INDEX client_token_list ON client_token USING btree (session_id, id DESC);
 grant delete, insert, select, update on client_token to overwinter_runtime;
 
 create table computer (
@@ -92,6 +97,83 @@ create table credential (
 );
 CREATE UNIQUE INDEX credential_default ON credential USING btree (org, provider) WHERE is_default;
 grant delete, insert, select, update on credential to overwinter_runtime;
+
+create table delivery (
+  stream text not null,
+  id text not null,
+  org text not null,
+  seq bigint not null,
+  destination_id text not null,
+  origin text not null,
+  status text not null default 'pending'::text,
+  attempts integer not null default 0,
+  attempts_before integer not null default 0,
+  due_at timestamp with time zone default clock_timestamp(),
+  node text,
+  last_attempt_at timestamp with time zone,
+  response_code integer,
+  response_body text,
+  error text,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  updated_at timestamp with time zone not null default clock_timestamp(),
+  constraint delivery_pkey PRIMARY KEY (stream, id)
+) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.05);
+CREATE INDEX delivery_destination ON delivery USING btree (destination_id, id DESC);
+CREATE INDEX delivery_due ON delivery USING btree (org, origin, due_at) WHERE (due_at IS NOT NULL);
+CREATE INDEX delivery_open ON delivery USING btree (destination_id) WHERE (status = ANY (ARRAY['pending'::text, 'failed'::text]));
+CREATE INDEX delivery_sending ON delivery USING btree (node) WHERE (node IS NOT NULL);
+grant delete, insert, select, update on delivery to overwinter_runtime;
+
+create table destination (
+  id text not null,
+  org text not null,
+  stream text,
+  agent_id text,
+  slot integer not null,
+  url text not null,
+  origin text not null,
+  level text not null,
+  types text[],
+  include_raw boolean not null,
+  enabled boolean not null,
+  created_after_seq bigint not null default 0,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  updated_at timestamp with time zone not null default clock_timestamp(),
+  constraint destination_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES agent(id),
+  constraint destination_check CHECK (((stream IS NULL) OR (agent_id IS NULL))),
+  constraint destination_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint destination_pkey PRIMARY KEY (id),
+  constraint destination_stream_fkey FOREIGN KEY (stream) REFERENCES stream(id)
+);
+CREATE UNIQUE INDEX destination_agent ON destination USING btree (agent_id, slot) WHERE (agent_id IS NOT NULL);
+CREATE INDEX destination_any ON destination USING btree (org);
+CREATE UNIQUE INDEX destination_org ON destination USING btree (org, slot) WHERE ((stream IS NULL) AND (agent_id IS NULL));
+CREATE UNIQUE INDEX destination_stream ON destination USING btree (stream, slot) WHERE (stream IS NOT NULL);
+grant delete, insert, select, update on destination to overwinter_runtime;
+
+create table destination_secret (
+  id text not null,
+  org text not null,
+  destination_id text not null,
+  sealed text not null,
+  expires_at timestamp with time zone,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  constraint destination_secret_destination_id_fkey FOREIGN KEY (destination_id) REFERENCES destination(id) ON DELETE CASCADE,
+  constraint destination_secret_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint destination_secret_pkey PRIMARY KEY (id)
+);
+CREATE INDEX destination_secret_of ON destination_secret USING btree (destination_id, id DESC);
+grant delete, insert, select, update on destination_secret to overwinter_runtime;
+
+create table endpoint (
+  org text not null,
+  origin text not null,
+  failures integer not null default 0,
+  open_until timestamp with time zone,
+  constraint endpoint_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint endpoint_pkey PRIMARY KEY (org, origin)
+);
+grant delete, insert, select, update on endpoint to overwinter_runtime;
 
 create table event (
   stream text not null,
@@ -142,6 +224,7 @@ create table org (
   id text not null,
   name text not null,
   created_at timestamp with time zone not null default clock_timestamp(),
+  key_revision bigint not null default 0,
   constraint org_pkey PRIMARY KEY (id)
 );
 grant delete, insert, select, update on org to overwinter_runtime;
@@ -205,6 +288,7 @@ create table stream (
   lease_at timestamp with time zone,
   forked_from text,
   deleted_at timestamp with time zone,
+  destinations bigint not null default 0,
   constraint stream_org_fkey FOREIGN KEY (org) REFERENCES org(id),
   constraint stream_pkey PRIMARY KEY (id)
 ) with (fillfactor=50, autovacuum_vacuum_scale_factor=0.02);

@@ -1,6 +1,7 @@
 /** The environment as typed configuration: one table, which also writes the help. A wrong value is one clear sentence. */
 import path from 'node:path';
 import { z } from 'zod';
+import { parseNetworks } from './net/address.ts';
 
 type Setting<T> = {
   /** As one would write it in the environment; undefined = unset. */
@@ -18,6 +19,20 @@ const integer = (least: number, most: number) =>
     .refine((value) => value >= least && value <= most, `must be between ${least} and ${most}`);
 
 const text = z.string().min(1, 'must not be empty');
+
+const networks = z.string().transform((list, context) => {
+  try {
+    return parseNetworks(list);
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: `is wrong: ${(error as Error).message}` });
+    return z.NEVER;
+  }
+});
+
+const seconds = z
+  .string()
+  .regex(/^\d{1,6}(,\d{1,6}){0,19}$/, 'must be whole seconds, separated by commas')
+  .transform((list) => list.split(',').map((delay) => Number(delay) * 1000));
 
 const setting = <T>(
   schema: z.ZodType<T, string>,
@@ -58,7 +73,7 @@ export const SETTINGS = {
   OVERWINTER_MASTER_KEY: setting(
     text,
     undefined,
-    'seals stored credentials: 32 bytes as base64 or hex; required with DATABASE_URL, otherwise made and kept in master-key',
+    'seals stored secrets: 32 bytes as base64 or hex, or several of these separated by commas: the first seals, all open; required with DATABASE_URL, otherwise made and kept in master-key',
   ),
   OVERWINTER_SANDBOX: setting(
     z.enum(['bwrap', 'process'], 'must be bwrap or process'),
@@ -142,6 +157,55 @@ export const SETTINGS = {
     'CPU of one computer; 100 = one core',
     '%',
   ),
+  OVERWINTER_WEBHOOK_ALLOW: setting(
+    networks,
+    undefined,
+    'networks that webhooks may reach although they are not public, by http too: CIDRs, separated by commas',
+  ),
+  OVERWINTER_WEBHOOK_ATTEMPTS: setting(
+    integer(1, 100),
+    '10',
+    'how often a webhook is sent before it is given up',
+  ),
+  OVERWINTER_WEBHOOK_DELAYS: setting(
+    seconds,
+    '10,30,60,300,900',
+    'how long to wait after each attempt; the last repeats',
+    's',
+  ),
+  OVERWINTER_WEBHOOKS_AT_ONCE: setting(integer(1, 10_000), '512', 'webhook requests of this node at once'),
+  OVERWINTER_WEBHOOKS_PER_ENDPOINT: setting(integer(1, 1000), '16', 'of these, to one endpoint'),
+  OVERWINTER_WEBHOOKS_PER_SECOND: setting(
+    integer(1, 100_000),
+    '500',
+    'webhook requests of this node to one endpoint in a second',
+  ),
+  OVERWINTER_REQUESTS_PER_KEY: setting(
+    integer(1, 1_000_000),
+    '200',
+    'requests of one API key or client token that this node takes in a second',
+  ),
+  OVERWINTER_REQUESTS_PER_ORG: setting(
+    integer(1, 1_000_000),
+    '1000',
+    'requests of one org that this node takes in a second',
+  ),
+  OVERWINTER_FAILURES_PER_ADDRESS: setting(
+    integer(1, 1_000_000),
+    '1000',
+    'failed authentications of one address in a second, after which this node refuses it; raise it behind a proxy',
+  ),
+  OVERWINTER_STREAMS_PER_KEY: setting(
+    integer(1, 1_000_000),
+    '2000',
+    'event streams of one API key or client token that this node holds open',
+  ),
+  OVERWINTER_STREAMS_PER_ORG: setting(
+    integer(1, 1_000_000),
+    '10000',
+    'event streams of one org that this node holds open',
+  ),
+  OVERWINTER_STREAMS: setting(integer(1, 1_000_000), '20000', 'event streams that this node holds open'),
   OVERWINTER_LOG_LEVEL: setting(
     z.enum(['debug', 'info', 'warn', 'error', 'silent'], 'must be debug, info, warn, error or silent'),
     'info',
@@ -175,6 +239,7 @@ type Defaulted = Exclude<
   | 'OVERWINTER_MASTER_KEY'
   | 'OVERWINTER_COMPUTERS_DIR'
   | 'OVERWINTER_BLOB_DIR'
+  | 'OVERWINTER_WEBHOOK_ALLOW'
   | 'OVERWINTER_FAILPOINT'
   | 'ANTHROPIC_API_KEY'
   | 'ANTHROPIC_BASE_URL'

@@ -32,15 +32,9 @@ async function main(): Promise<void> {
 
 function greet(server: Server, config: Config): void {
   const { isolation, limits, identity } = server.capabilities;
-  // A key that the operator has set is known to them, and standard output is often a log.
-  const file = path.join(config.OVERWINTER_DATA_DIR, 'api-key');
-  const key =
-    config.OVERWINTER_API_KEY === undefined
-      ? `${server.api_key}   (kept in ${file})`
-      : 'from OVERWINTER_API_KEY';
   const lines = [
     `Overwinter ${version} serves at ${server.url}`,
-    `  API key     ${key}`,
+    `  API key     ${describeKey(server, config)}`,
     `  computers   isolation: ${isolation}, limits: ${limits}, identity: ${identity}`,
     ...server.capabilities.notes.map((note) => `              ${note}`),
     ...(isolation === 'none' ? ["  WARNING     an agent's commands run without any isolation"] : []),
@@ -52,6 +46,18 @@ function greet(server: Server, config: Config): void {
     '',
   ];
   process.stdout.write(lines.join('\n'));
+}
+
+/** Where the key is, never the key: standard output is often a log. */
+function describeKey({ api_key_works }: Server, config: Config): string {
+  const file = path.join(config.OVERWINTER_DATA_DIR, 'api-key');
+  if (config.OVERWINTER_API_KEY !== undefined) {
+    return api_key_works
+      ? 'from OVERWINTER_API_KEY'
+      : 'revoked or expired: OVERWINTER_API_KEY; to have another, set it to a new key';
+  }
+  if (api_key_works) return `in ${file}`;
+  return `revoked or expired: the one in ${file}; to have another, remove the file or set OVERWINTER_API_KEY to a new key, and start again`;
 }
 
 /** The first signal drains; a second one does not wait. */

@@ -3,34 +3,40 @@
  */
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
+import type { Server as HttpServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import path from 'node:path';
-import { serve, type ServerType } from '@hono/node-server';
 import { pino } from 'pino';
 import { directoryBlobs } from './blob/directory.ts';
 import type { Config } from './config.ts';
 import { createComputers } from './engine/computers.ts';
+import { startDeliverer } from './engine/deliver.ts';
 import { createDeltas } from './engine/deltas.ts';
 import { startHeartbeat } from './engine/heartbeat.ts';
 import type { Logger, Runtime, Settings } from './engine/runtime.ts';
 import { startWorker } from './engine/worker.ts';
 import { createApp } from './http/app.ts';
+import { createListener } from './http/listener.ts';
+import type { Limits } from './http/rate-limit.ts';
 import { lockDirectory } from './lock.ts';
 import { anthropicProvider } from './model/anthropic.ts';
+import { createPoster, type Poster } from './net/post.ts';
 import type { Capabilities, Driver } from './resource/computer.ts';
+import { TESTS_AT_ONCE_MAX } from './resource/destination.ts';
 import { makeId, type NewId } from './resource/id.ts';
 import { bwrapDriver } from './sandbox/bwrap.ts';
 import { processDriver } from './sandbox/process.ts';
 import { digest, makeApiKey, parseApiKey } from './secret/key.ts';
-import { parseMasterKey, sealer } from './secret/seal.ts';
+import { givenKeys, keptKeys, type MasterKeys } from './secret/master-keys.ts';
+import { parseMasterKeys } from './secret/seal.ts';
 import type { Rules } from './session/rules.ts';
-import { openDatabase, type Database, type Ground } from './store/database.ts';
+import { openDatabase, type Database, type Ground } from './store/ground/database.ts';
 import { createFollow } from './store/follow.ts';
 import { createHints } from './store/hints.ts';
 import { voidAllLeases } from './store/leases.ts';
 import { createLog } from './store/log.ts';
-import { ensureApiKey } from './store/api-keys.ts';
-import { ensureDefaultOrg, installationId } from './store/installation.ts';
+import { ensureApiKey, type NewApiKey } from './store/api-keys.ts';
+import { ensureDefaultOrg, installationId } from './store/orgs.ts';
 
 /** What stands in the way of a start, in the one sentence that the operator sees. */
 export class StartError extends Error {}
@@ -38,6 +44,8 @@ export class StartError extends Error {}
 export type Server = {
   url: string;
   api_key: string;
+  /** False where the key of this start was revoked or has expired: others may be in use. */
+  api_key_works: boolean;
   capabilities: Capabilities;
   /** Lets running steps reach their checkpoint, ends streams and closes everything. */
   stop: () => Promise<void>;
@@ -72,6 +80,7 @@ export async function startServer(config: Config, version: string): Promise<Serv
     performance.now(),
   );
   const rules = rulesOf(config);
+  const master_keys = await masterKeys(config, fail);
   const log = createLog({ database, rules, now: heartbeat.now, fail, held_streams_max: 10_000 });
   const runtime: Runtime = {
     node,
@@ -85,39 +94,46 @@ export async function startServer(config: Config, version: string): Promise<Serv
     random: Math.random,
     fail,
     logger,
-    sealer: sealer(masterKey(config)),
+    sealer: master_keys.sealer,
+    master_keys,
     provider: anthropicProvider({ base_url: config.ANTHROPIC_BASE_URL }),
     managed_key: config.ANTHROPIC_API_KEY,
     driver,
     blobs: directoryBlobs(blobs_dir, { fail }),
+    poster: makePoster(config, heartbeat.now),
     settings: settingsOf(config),
   };
-  const api_key = await firstApiKey(config, database);
-  return await run(runtime, { config, version, capabilities: probe.capabilities, api_key, heartbeat });
+  const first_key = await firstApiKey(config, database, logger);
+  return await run(runtime, { config, version, capabilities: probe.capabilities, first_key, heartbeat });
 }
 
 type Started = {
   config: Config;
   version: string;
   capabilities: Capabilities;
-  api_key: string;
+  first_key: FirstKey;
   heartbeat: Awaited<ReturnType<typeof startHeartbeat>>;
 };
 
 async function run(runtime: Runtime, started: Started): Promise<Server> {
-  const { config, version, capabilities, api_key, heartbeat } = started;
+  const { config, version, capabilities, first_key, heartbeat } = started;
   const { database, log, follow } = runtime;
   const draining = new AbortController();
-  const app = createApp(runtime, { signal: draining.signal, version, capabilities });
+  const app = createApp(runtime, {
+    ...{ signal: draining.signal, version, capabilities },
+    limits: limitsOf(config),
+  });
   // Before any work is claimed: a node that cannot listen must leave the sessions to the others.
   const { server, url } = await listen(app, config);
   const worker = startWorker(runtime, createComputers(runtime));
+  const deliverer = startDeliverer(runtime, () => performance.now());
   const hints = createHints(database, runtime.node, (stream, head) => {
     follow.hint(stream, head);
     worker.wake();
   });
-  log.onCommit(({ stream, state }) => {
+  log.onCommit(({ stream, state, owes }) => {
     hints.send(stream, state.head);
+    if (owes) deliverer.wake();
     if (state.turn === null || state.turn.cancel_at !== null) worker.wake();
   });
   const stop = async (): Promise<void> => {
@@ -125,12 +141,14 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
     const closed = new Promise<void>((resolve) => server.close(() => resolve()));
     const steps = [
       () => worker.stop(),
+      () => deliverer.stop(),
+      () => runtime.poster.close(),
       () => runtime.driver.close(),
       () => hints.close(),
       () => heartbeat.stop(),
       () => {
         follow.close();
-        if ('closeAllConnections' in server) server.closeAllConnections();
+        server.closeAllConnections();
         return closed;
       },
       () => database.close(),
@@ -142,16 +160,18 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
       );
     }
   };
-  return { url, api_key, capabilities, stop };
+  return { url, ...first_key, capabilities, stop };
 }
 
 async function listen(
   app: ReturnType<typeof createApp>,
   config: Config,
-): Promise<{ server: ServerType; url: string }> {
+): Promise<{ server: HttpServer; url: string }> {
   const { OVERWINTER_HOST: hostname, OVERWINTER_PORT: port } = config;
   return await new Promise((resolve, reject) => {
-    const server = serve({ fetch: app.fetch, hostname, port }, (address: AddressInfo) => {
+    const server = createListener(app, newId);
+    server.listen(port, hostname, () => {
+      const address = server.address() as AddressInfo;
       const host = address.family === 'IPv6' ? `[${address.address}]` : address.address;
       resolve({ server, url: `http://${host}:${address.port}` });
     });
@@ -199,6 +219,16 @@ function makeDriver(config: Config, installation: string, fail: Runtime['fail'],
   return bwrapDriver({ ...options, uid_base: config.OVERWINTER_UID_BASE });
 }
 
+function makePoster(config: Config, now: () => number): Poster {
+  return createPoster({
+    allowed: config.OVERWINTER_WEBHOOK_ALLOW ?? [],
+    connect_ms: 10_000,
+    response_ms: 15_000,
+    connections_per_origin_max: config.OVERWINTER_WEBHOOKS_PER_ENDPOINT + TESTS_AT_ONCE_MAX,
+    now,
+  });
+}
+
 const newId: NewId = (kind) => makeId(kind, Date.now(), randomBytes(6).toString('hex'));
 
 /** After the named effect the process dies as it would of a power cut. */
@@ -209,20 +239,22 @@ function makeFailpoints(named: string | undefined): Runtime['fail'] {
   };
 }
 
-/** The master key from the environment, or the one of this data directory, made at the first start. */
-function masterKey(config: Config): Buffer {
+/** The master keys of the environment, or those of this data directory, the first of which is made at the first start. */
+async function masterKeys(config: Config, fail: Runtime['fail']): Promise<MasterKeys> {
   const file = path.join(config.OVERWINTER_DATA_DIR, 'master-key');
   const written = config.OVERWINTER_MASTER_KEY;
   try {
-    return parseMasterKey(written ?? readOrMake(file, () => randomBytes(32).toString('base64')));
+    return written === undefined ? await keptKeys(file, fail) : givenKeys(parseMasterKeys(written));
   } catch (error) {
     const where = written === undefined ? file : 'OVERWINTER_MASTER_KEY';
     throw new StartError(`${where} is wrong: ${(error as Error).message}`);
   }
 }
 
+type FirstKey = Pick<Server, 'api_key' | 'api_key_works'>;
+
 /** The operator's key: known to the database by its digest only, so the file is the operator's copy. */
-async function firstApiKey(config: Config, database: Database): Promise<string> {
+async function firstApiKey(config: Config, database: Database, logger: Logger): Promise<FirstKey> {
   const { id: org } = await ensureDefaultOrg(database.db, newId('org'), 'default');
   const file = path.join(config.OVERWINTER_DATA_DIR, 'api-key');
   const api_key = config.OVERWINTER_API_KEY ?? readOrMake(file, () => makeApiKey(randomBytes).key);
@@ -230,11 +262,15 @@ async function firstApiKey(config: Config, database: Database): Promise<string> 
   if (public_id === undefined)
     throw new StartError(`${file} does not hold an API key; remove it to make a new one.`);
   const id = newId('api_key');
-  const key = { id, name: 'first', public_id, digest: digest(api_key) };
-  if (await ensureApiKey(database.db, org, key)) return api_key;
-  throw new StartError(
-    'The API key of this start is revoked, or another key has its id; set a new OVERWINTER_API_KEY.',
-  );
+  const key: NewApiKey = { id, name: 'first', public_id, digest: digest(api_key), scopes: ['admin'] };
+  const known = await ensureApiKey(database.db, org, key);
+  if (known === 'taken')
+    throw new StartError(
+      'Another API key has the id of the key of this start; set a new OVERWINTER_API_KEY.',
+    );
+  // A node that runs others' sessions must start again all the same.
+  if (known === 'over') logger.warn({ public_id }, 'the API key of this start is revoked or has expired');
+  return { api_key, api_key_works: known === 'usable' };
 }
 
 /** @throws StartError */
@@ -267,6 +303,17 @@ function rulesOf(config: Config): Rules {
   };
 }
 
+function limitsOf(config: Config): Limits {
+  return {
+    requests_per_key_max: config.OVERWINTER_REQUESTS_PER_KEY,
+    requests_per_org_max: config.OVERWINTER_REQUESTS_PER_ORG,
+    failures_per_address_max: config.OVERWINTER_FAILURES_PER_ADDRESS,
+    streams_per_key_max: config.OVERWINTER_STREAMS_PER_KEY,
+    streams_per_org_max: config.OVERWINTER_STREAMS_PER_ORG,
+    streams_max: config.OVERWINTER_STREAMS,
+  };
+}
+
 function settingsOf(config: Config): Settings {
   const MIB = 1024 * 1024;
   return {
@@ -276,6 +323,13 @@ function settingsOf(config: Config): Settings {
     drain_ms: config.OVERWINTER_DRAIN_MS,
     command_timeout_ms: config.OVERWINTER_COMMAND_TIMEOUT_MS,
     output_bytes_max: config.OVERWINTER_OUTPUT_BYTES,
+    webhooks: {
+      attempts_max: config.OVERWINTER_WEBHOOK_ATTEMPTS,
+      delays_ms: config.OVERWINTER_WEBHOOK_DELAYS,
+      at_once_max: config.OVERWINTER_WEBHOOKS_AT_ONCE,
+      window_max: config.OVERWINTER_WEBHOOKS_PER_ENDPOINT,
+      per_second_max: config.OVERWINTER_WEBHOOKS_PER_SECOND,
+    },
     computer: {
       memory_bytes: config.OVERWINTER_COMPUTER_MEMORY_MB * MIB,
       disk_bytes: config.OVERWINTER_COMPUTER_DISK_MB * MIB,

@@ -3,7 +3,7 @@
  * middle of the round trip, is the offset to this process's monotonic clock.
  */
 import { forgetDeadNodes, heartbeat, leave } from '../store/leases.ts';
-import type { Db } from '../store/tables.ts';
+import type { Db } from '../store/ground/tables.ts';
 
 export type Heartbeat = {
   /** The database's time, estimated, in ms since the epoch; never runs backwards. */

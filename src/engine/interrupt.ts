@@ -4,9 +4,9 @@ import type { Runner } from './runner.ts';
 import type { Runtime } from './runtime.ts';
 
 /** After an abort a call has this long to settle by itself; then its outcome is given up. */
-const SETTLE_MS = 1000;
+const SETTLE_MS = 750;
 
-/** `outcome` is undefined when the work had not settled within a second of the interruption. */
+/** `outcome` is undefined when the work had not settled in time after the interruption. */
 export type Interruptible<T> = { outcome: T | undefined; interrupted: boolean };
 
 /** Runs `work` with a signal that aborts on any interruption. */

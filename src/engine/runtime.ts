@@ -1,11 +1,14 @@
 /** What every part of a running node shares: made once in server.ts, passed in, never reached for. */
+import type { Poster } from '../net/post.ts';
 import type { Blobs } from '../resource/blob.ts';
 import type { Driver, ComputerLimits } from '../resource/computer.ts';
+import type { DeliveryRules } from '../resource/delivery.ts';
 import type { NewId } from '../resource/id.ts';
 import type { Provider } from '../resource/model.ts';
+import type { MasterKeys } from '../secret/master-keys.ts';
 import type { Sealer } from '../secret/seal.ts';
 import type { Rules } from '../session/rules.ts';
-import type { Database } from '../store/database.ts';
+import type { Database } from '../store/ground/database.ts';
 import type { Follow } from '../store/follow.ts';
 import type { Log } from '../store/log.ts';
 import type { Deltas } from './deltas.ts';
@@ -33,11 +36,15 @@ export type Runtime = {
   fail: (failpoint: string) => Promise<void>;
   logger: Logger;
   sealer: Sealer;
+  /** What `sealer` seals and opens with. */
+  master_keys: MasterKeys;
   provider: Provider;
   /** The server's own model key, for agents without one (`managed`). */
   managed_key: string | undefined;
   driver: Driver;
   blobs: Blobs;
+  /** Sends webhooks to addresses that may be sent to. */
+  poster: Poster;
   settings: Settings;
 };
 
@@ -49,4 +56,11 @@ export type Settings = {
   command_timeout_ms: number;
   output_bytes_max: number;
   computer: ComputerLimits;
+  webhooks: DeliveryRules & {
+    /** Requests of this node under way at once. */
+    at_once_max: number;
+    /** To one endpoint: under way at once, and started in a second. */
+    window_max: number;
+    per_second_max: number;
+  };
 };

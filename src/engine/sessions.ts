@@ -14,6 +14,7 @@ import { getAgent, type AgentRow } from '../store/agents.ts';
 import { insertClientToken, type Scope } from '../store/client-tokens.ts';
 import { getCredential, getDefaultCredential } from '../store/credentials.ts';
 import { createSession as insertSession, findCreated, type CreateKey } from '../store/sessions.ts';
+import { prepareDestinations, type DestinationSpec } from './destinations.ts';
 import type { Runtime } from './runtime.ts';
 import { submit } from './submit.ts';
 
@@ -28,6 +29,7 @@ export type CreateParams = {
   idempotency_key?: string | undefined;
   metadata?: Record<string, unknown> | undefined;
   limits?: Limits | undefined;
+  destinations?: DestinationSpec[] | undefined;
 };
 
 const PROVIDER = 'anthropic';
@@ -54,7 +56,7 @@ export async function createSession(
   const limits = mergeLimits(agent.limits, params.limits ?? null);
   const credential_id = await resolveCredential(runtime, org, agent);
   const id = runtime.newId('session');
-  const { key = null, metadata = null, input } = params;
+  const { key = null, metadata = null, input, destinations = [] } = params;
   const now = runtime.now();
   const command = { type: 'create', agent: snapshot, limits, credential_id, metadata, key, input } as const;
   const drafts = decide(emptyState(id), command, now, rules);
@@ -70,17 +72,18 @@ export async function createSession(
     limits,
     metadata,
     create_key,
+    destinations: await prepareDestinations(runtime, org, destinations),
     drafts,
   };
   const result = await insertSession(database, rules, session, now);
   if (!result.created) return result;
-  log.adopt(id, org, result.state, result.rows);
+  log.adopt(org, { stream: id, ...result });
   await runtime.fail('session.created');
   return { id, created: true };
 }
 
 function createKey(params: CreateParams): CreateKey | null {
-  const { key, idempotency_key, metadata: _, ...body } = params;
+  const { key, idempotency_key, metadata: _, destinations: _ignored, ...body } = params;
   if (key === undefined && idempotency_key === undefined) return null;
   const { actor: _actor, ...input } = body.input;
   const body_sha256 = createHash('sha256')
@@ -199,7 +202,7 @@ export async function mintClientToken(
   org: string,
   session: string,
   wanted: { scopes?: Scope[] | undefined; ttl_s?: number | undefined } = {},
-): Promise<{ token: string; scopes: Scope[]; expires_at: Date }> {
+): Promise<{ id: string; token: string; scopes: Scope[]; expires_at: Date }> {
   const ttl_s = Math.round(
     Math.min(Math.max(wanted.ttl_s ?? TOKEN_TTL_S.default, TOKEN_TTL_S.min), TOKEN_TTL_S.max),
   );
@@ -213,5 +216,5 @@ export async function mintClientToken(
     scopes,
     ttl_s,
   });
-  return { token, scopes, expires_at };
+  return { id, token, scopes, expires_at };
 }

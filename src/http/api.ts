@@ -42,6 +42,13 @@ export function limit(fallback: number, max: number) {
     .openapi({ type: 'integer', minimum: 1, maximum: max, default: fallback });
 }
 
+/** Years that nothing here has are refused: the database cannot hold all that the format can. */
+export const TimeQuery = z.iso
+  .datetime({ offset: true })
+  .refine((time) => /^(19[7-9]\d|[2-9]\d{3})-/.test(time), 'must lie between 1970 and 9999')
+  .transform((time) => new Date(time))
+  .openapi({ type: 'string', format: 'date-time' });
+
 /** An opaque cursor of the query that is in truth an id of this form. */
 export function idCursor(prefix: string) {
   return z
@@ -53,6 +60,19 @@ export function idCursor(prefix: string) {
 /** The cursor of the next page, or null when this page was not full. */
 export function nextCursor(rows: { id: string }[], limit: number): string | null {
   return rows.length < limit ? null : (rows.at(-1)?.id ?? null);
+}
+
+/** A page of a list; `next_cursor` is null on the last one. */
+export function page<Entry extends z.ZodType>(entry: Entry) {
+  return z.object({ data: z.array(entry), next_cursor: z.string().nullable() });
+}
+
+/** @param limit the page size that was asked for. */
+export function renderPage<Entry extends { id: string }>(
+  entries: Entry[],
+  limit: number,
+): { data: Entry[]; next_cursor: string | null } {
+  return { data: entries, next_cursor: nextCursor(entries, limit) };
 }
 
 /** A JSON response in a route's description. */

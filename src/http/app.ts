@@ -1,18 +1,28 @@
 /** The HTTP surface as one app: what runs around every request, the mounts, and the document that describes them. */
 import type { Runtime } from '../engine/runtime.ts';
 import { createApi, type Api } from './api.ts';
+import { findUsable } from '../store/api-keys.ts';
 import { createAdmit } from './auth.ts';
 import { cors } from './cors.ts';
 import { renderError, renderNotFound } from './error.ts';
 import { mountHealth } from './health.ts';
+import { createRateLimit, createStreamLimit, NO_LIMITS, type Limits } from './rate-limit.ts';
+import { mountReference } from './reference.ts';
 import { requestId } from './request-id.ts';
+import { createRevocations } from './revocations.ts';
 import { mountAgents } from './v3/agents.ts';
+import { mountApiKeys } from './v3/api-keys.ts';
 import { mountClientTokens } from './v3/client-tokens.ts';
 import { mountCredentials } from './v3/credentials.ts';
+import { mountDeliveries } from './v3/deliveries.ts';
+import { mountDestinations } from './v3/destinations.ts';
 import { mountEvents } from './v3/events.ts';
+import { followWrites, mountMasterKey } from './v3/master-key.ts';
 import { mountMessages } from './v3/messages.ts';
+import { mountOrgs } from './v3/orgs.ts';
 import { mountSessions } from './v3/sessions.ts';
 import { mountTurns } from './v3/turns.ts';
+import { jsonText } from './wire.ts';
 
 export type AppOptions = {
   /** Aborted when the server stops: open streams then end. */
@@ -20,6 +30,8 @@ export type AppOptions = {
   version: string;
   /** What `/healthz` tells of the sandbox. */
   capabilities: unknown;
+  /** Without them there are none. */
+  limits?: Limits;
   keepalive_ms?: number;
   stall_ms?: number;
 };
@@ -27,7 +39,7 @@ export type AppOptions = {
 const KEEPALIVE_MS = 15_000;
 const STALL_MS = 60_000;
 
-/** Serve it with @hono/node-server, whose bindings event streams write to. */
+/** Serve it with http/listener.ts: event streams write to its bindings. */
 export function createApp(runtime: Runtime, options: AppOptions): Api {
   const app = createApi();
   app.use(requestId((kind) => runtime.newId(kind)));
@@ -36,23 +48,77 @@ export function createApp(runtime: Runtime, options: AppOptions): Api {
   app.notFound(renderNotFound());
   mountHealth(app, runtime, options);
   app.route('/v3', v3(runtime, options));
-  let document: object | undefined;
-  app.get('/openapi.json', (context) => context.json((document ??= describe(app, options.version))));
+  mountReference(app);
+  let document: string | undefined;
+  app.get('/openapi.json', () => jsonText((document ??= JSON.stringify(describe(app, options.version)))));
   return app;
 }
 
-/** The OpenAPI 3.1 document of an app, from the schemas that its routes check. */
+/** The OpenAPI 3.1 document of an app, from the schemas that its routes check; each operation bears the tag of its noun and a title. */
 export function describe(app: Api, version: string): object {
-  return app.getOpenAPI31Document({
+  const document = app.getOpenAPI31Document({
     openapi: '3.1.0',
     info: { title: 'Overwinter', version, description: 'Durable agent sessions.' },
   });
+  for (const [path, methods] of Object.entries(document.paths ?? {})) {
+    for (const [method, operation] of Object.entries(methods as Record<string, Operation>)) {
+      Object.assign(operation, { tags: [nounOf(path)], summary: titleOf(method, path) });
+    }
+  }
+  return document;
+}
+
+type Operation = { tags?: string[]; summary?: string };
+
+const VERBS: Record<string, string> = {
+  ...{ get: 'Read', post: 'Make', put: 'Set', patch: 'Change', delete: 'Delete' },
+};
+/** Of paths that are not about a collection. */
+const TITLES: Record<string, string> = {
+  'get /healthz': 'Read the health of the server',
+  'post /v3/master-key/rotation': 'Rotate the master key',
+  'put /v3/credentials/default': 'Choose the default credential',
+};
+
+/** As one would say it: "List destinations of a session", "Cancel a session". */
+function titleOf(method: string, path: string): string {
+  const steps = path.split('/').slice(2);
+  const last = steps.at(-1)!;
+  const collections = steps.filter((_, index) => steps[index + 1]?.startsWith('{')).map(one);
+  const of = (owner: string | undefined): string => (owner === undefined ? '' : ` of ${owner}`);
+  const known = TITLES[`${method} ${path}`];
+  if (known !== undefined) return known;
+  if (last.startsWith('{')) return `${VERBS[method]} ${collections.at(-1)}${of(collections.at(-2))}`;
+  const whose = of(collections.at(-1));
+  const noun = last.replaceAll('-', ' ');
+  if (!last.endsWith('s') && method === 'post')
+    return `${noun[0]!.toUpperCase()}${noun.slice(1)} ${collections.at(-1)}`;
+  if (!last.endsWith('s')) return `${VERBS[method]} the ${noun}${whose}`;
+  if (method === 'get') return `List ${noun}${whose}`;
+  return `${VERBS[method]} ${method === 'delete' ? `all ${noun}` : one(last)}${whose}`;
+}
+
+/** `deliveries` → "a delivery". */
+function one(collection: string): string {
+  const noun = collection.replace(/ies$/, 'y').replace(/s$/, '').replaceAll('-', ' ');
+  return `${/^[aeiou]/.test(noun) ? 'an' : 'a'} ${noun}`;
+}
+
+/** What a path is about: its last collection, `/v3/sessions/{session_id}/events/{event_id}` about events. */
+function nounOf(path: string): string {
+  const nouns = [...path.matchAll(/\/([a-z-]+s)(?=\/\{|$)/g)].map((match) => match[1]!);
+  return nouns.at(-1) ?? path.split('/')[2] ?? 'server';
 }
 
 function v3(runtime: Runtime, options: AppOptions): Api {
   const api = createApi();
-  const admit = createAdmit(runtime);
-  const { signal, keepalive_ms = KEEPALIVE_MS, stall_ms = STALL_MS } = options;
+  const { signal, limits = NO_LIMITS, keepalive_ms = KEEPALIVE_MS, stall_ms = STALL_MS } = options;
+  const admit = createAdmit(runtime, createRateLimit(limits));
+  const revocations = createRevocations(
+    (ids) => findUsable(runtime.database, ids),
+    (fields, message) => runtime.logger.debug(fields, message),
+  );
+  const streams = { signal, revocations, keepalive_ms, stall_ms, enter: createStreamLimit(limits) };
   const bearer = { type: 'http', scheme: 'bearer' } as const;
   const schemes = api.openAPIRegistry;
   schemes.registerComponent('securitySchemes', 'org_key', {
@@ -68,12 +134,18 @@ function v3(runtime: Runtime, options: AppOptions): Api {
     in: 'header',
     name: 'X-API-Key',
   });
+  const settled = followWrites(api);
+  mountOrgs(api, runtime, admit);
+  mountMasterKey(api, runtime, admit, settled);
+  mountApiKeys(api, runtime, admit, revocations);
   mountAgents(api, runtime, admit);
   mountCredentials(api, runtime, admit);
   mountSessions(api, runtime, admit);
-  mountEvents(api, runtime, admit, { signal, keepalive_ms, stall_ms });
+  mountDestinations(api, runtime, admit);
+  mountDeliveries(api, runtime, admit);
+  mountEvents(api, runtime, admit, streams);
   mountMessages(api, runtime, admit);
   mountTurns(api, runtime, admit);
-  mountClientTokens(api, runtime, admit);
+  mountClientTokens(api, runtime, admit, revocations);
   return api;
 }

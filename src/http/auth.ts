@@ -1,128 +1,119 @@
 /**
- * Who may call a route. A route names what it admits; one that names nothing has no caller and so no org to ask the store for.
- * What belongs to someone else is 404, what a token's scope does not cover is 403.
+ * The way into a route: who calls, within which rate, whether they may (http/authorize.ts), and the session they ask about. A route
+ * names what it requires; one that names nothing has no caller and so no org to ask the store for.
  */
 import type { Context, MiddlewareHandler } from 'hono';
 import type { Runtime } from '../engine/runtime.ts';
-import { OverwinterError } from '../resource/error.ts';
 import { isId } from '../resource/id.ts';
 import { digest, isClientToken, parseApiKey, sameDigest } from '../secret/key.ts';
-import { findApiKey } from '../store/api-keys.ts';
+import { findApiKey, touchApiKey, type FoundApiKey } from '../store/api-keys.ts';
 import { findClientToken, type Scope } from '../store/client-tokens.ts';
 import { getSession, type SessionRow } from '../store/sessions.ts';
+import type { Env } from './api.ts';
+import { authorize, noSession, type Caller, type Power, type Requirement } from './authorize.ts';
 import { boundBody } from './body.ts';
-
-export type Caller =
-  | { kind: 'org'; org: string }
-  | { kind: 'client'; org: string; session: string; scopes: Scope[]; expires_at: Date };
+import type { RateLimit } from './rate-limit.ts';
 
 type CallerEnv = { Variables: { caller: Caller } };
 type SessionEnv = { Variables: { caller: Caller; session: SessionRow } };
 
 export type Admit = {
-  /** Org keys, on a route that is not about one session. */
-  org: () => Admission<CallerEnv>;
-  /** Org keys, on a route below `/sessions/{session_id}`, which it loads. */
-  session: () => Admission<SessionEnv>;
-  /** Org keys, and client tokens of that session with this scope. */
+  /** Org keys with this power, on a route that is not about one session. */
+  org: (power: Power) => Admission<CallerEnv>;
+  /** Org keys with this power, on a route below `/sessions/{session_id}`, which it loads. */
+  session: (power: Power) => Admission<SessionEnv>;
+  /** Client tokens of that session with this scope, and org keys: `read` for `read`, `write` for `steer`. */
   client: (scope: Scope) => Admission<SessionEnv>;
 };
 
 type Admission<E extends CallerEnv | SessionEnv> = {
   middleware: MiddlewareHandler<E>;
   security: Record<string, string[]>[];
+  /** What the document tells of the requirement. */
+  'x-scope': Requirement;
 };
 
-const ORG = [{ org_key: [] }, { org_key_header: [] }];
-const CLIENT = [...ORG, { client_token: [] }];
+const KEY_POWER = { read: 'read', steer: 'write' } as const;
 const NO_DIGEST = Buffer.alloc(32);
 
-export function createAdmit(runtime: Runtime): Admit {
-  async function authorizeOrg(context: Context): Promise<Caller> {
-    const caller = await authenticate(context);
-    if (caller.kind === 'client')
-      throw new OverwinterError('forbidden', 'a client token does not open this route');
-    context.set('caller', caller);
-    return caller;
+export function createAdmit(runtime: Runtime, rate: RateLimit): Admit {
+  const touching = new Set<string>();
+
+  /** In this order: an address that only guesses never reaches the database, a refusal never reads a body. */
+  async function admit(context: Context<Env>, required: Requirement): Promise<Caller> {
+    const address = context.env.incoming.socket.remoteAddress ?? '';
+    const caller = await rate.authenticate(address, () => callerOf(credentialOf(context)));
+    if (caller) await rate.countRequest(caller);
+    const verdict = authorize(caller, required, context.req.param('session_id'));
+    if (verdict === 'allow' && caller) return caller;
+    throw verdict;
   }
 
-  async function authorizeClient(context: Context, scope: Scope): Promise<Caller> {
-    const caller = await authenticate(context);
-    if (caller.kind === 'client') {
-      if (caller.session !== context.req.param('session_id')) throw noSession();
-      if (!caller.scopes.includes(scope))
-        throw new OverwinterError('forbidden', `the token lacks the scope "${scope}"`);
-    }
-    context.set('caller', caller);
-    return caller;
-  }
-
-  async function loadSession(context: Context, caller: Caller): Promise<void> {
-    const id = context.req.param('session_id') ?? '';
-    const session = isId('session', id) ? await getSession(runtime.database.db, caller.org, id) : undefined;
-    if (!session) throw noSession();
-    context.set('session', session);
-  }
-
-  async function authenticate(context: Context): Promise<Caller> {
-    const presented = credentialOf(context);
-    const caller = presented === undefined ? undefined : await callerOf(presented);
-    if (caller) return caller;
-    throw new OverwinterError(
-      'unauthorized',
-      'a valid API key or client token is needed: Authorization: Bearer <key>',
-    );
-  }
-
-  async function callerOf(presented: string): Promise<Caller | undefined> {
+  async function callerOf(presented: string | undefined): Promise<Caller | undefined> {
+    if (presented === undefined) return undefined;
     if (isClientToken(presented)) return await clientCaller(presented);
     const parsed = parseApiKey(presented);
     const key = parsed && (await findApiKey(runtime.database.db, parsed.public_id));
     // Also without a row, so that timing does not tell which public ids exist.
     const same = sameDigest(digest(presented), key?.digest ?? NO_DIGEST);
-    return key && same ? { kind: 'org', org: key.org } : undefined;
+    return key && same ? orgCaller(key) : undefined;
+  }
+
+  function orgCaller(key: FoundApiKey): Caller {
+    if (key.use_is_unwritten) void touch(key.id);
+    const { id, org, scopes, in_default_org, expires_at } = key;
+    return { kind: 'org', id, org, scopes, in_default_org, expires_at };
+  }
+
+  /** The note of a key's use is worth neither a request's time nor its failure. */
+  async function touch(id: string): Promise<void> {
+    if (touching.has(id)) return;
+    touching.add(id);
+    await touchApiKey(runtime.database.db, id)
+      .catch((error: unknown) =>
+        runtime.logger.debug({ err: error, key: id }, 'the use of a key is not noted'),
+      )
+      .finally(() => touching.delete(id));
   }
 
   /** Found by the digest of 256 random bits: the index lookup can tell nothing about any token. */
   async function clientCaller(token: string): Promise<Caller | undefined> {
     const row = await findClientToken(runtime.database.db, digest(token));
     if (!row) return undefined;
+    const { id, org, session_id: session, scopes, expires_at } = row;
+    return { kind: 'client', id, org, session, scopes, expires_at };
+  }
+
+  async function loadSession(context: Context, caller: Caller): Promise<SessionRow> {
+    const id = context.req.param('session_id') ?? '';
+    const session = isId('session', id) ? await getSession(runtime.database.db, caller.org, id) : undefined;
+    if (!session) throw noSession();
+    return session;
+  }
+
+  function admission(required: Requirement, loads: boolean): Admission<SessionEnv> {
     return {
-      kind: 'client',
-      org: row.org,
-      session: row.session_id,
-      scopes: row.scopes,
-      expires_at: row.expires_at,
+      'x-scope': required,
+      security: securityOf(required),
+      middleware: async (context, next) => {
+        const caller = await admit(context as unknown as Context<Env>, required);
+        context.set('caller', caller);
+        if (loads) context.set('session', await loadSession(context, caller));
+        await boundBody(context, next);
+      },
     };
   }
 
   return {
-    org: () => ({
-      security: ORG,
-      middleware: async (context, next) => {
-        await authorizeOrg(context);
-        await boundBody(context, next);
-      },
-    }),
-    session: () => ({
-      security: ORG,
-      middleware: async (context, next) => {
-        await loadSession(context, await authorizeOrg(context));
-        await boundBody(context, next);
-      },
-    }),
-    client: (scope) => ({
-      security: CLIENT,
-      middleware: async (context, next) => {
-        await loadSession(context, await authorizeClient(context, scope));
-        await boundBody(context, next);
-      },
-    }),
+    org: (power) => admission({ org_key: power }, false) as unknown as Admission<CallerEnv>,
+    session: (power) => admission({ org_key: power }, true),
+    client: (scope) => admission({ org_key: KEY_POWER[scope], client_token: scope }, true),
   };
 }
 
-function noSession(): OverwinterError {
-  return new OverwinterError('not_found', 'no such session');
+function securityOf({ client_token }: Requirement): Record<string, string[]>[] {
+  const org = [{ org_key: [] }, { org_key_header: [] }];
+  return client_token === undefined ? org : [...org, { client_token: [] }];
 }
 
 /** The key or token of a request. `?token=` is for EventSource, which can set no header: client tokens, on streams only. */

@@ -6,6 +6,7 @@ import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import { z } from '@hono/zod-openapi';
 import type { Logger } from '../engine/runtime.ts';
 import { OverwinterError, type ErrorCode } from '../resource/error.ts';
+import { isConnectionError } from '../store/ground/database.ts';
 import type { Env } from './api.ts';
 
 const STATUS: Record<ErrorCode, ContentfulStatusCode> = {
@@ -21,7 +22,6 @@ const STATUS: Record<ErrorCode, ContentfulStatusCode> = {
   managed_unavailable: 422,
   runtime_unavailable: 422,
   sources_not_supported: 422,
-  webhooks_unavailable: 422,
   rate_limited: 429,
   contended: 503,
   unavailable: 503,
@@ -50,13 +50,19 @@ export function renderError(report: Logger['error']): ErrorHandler<Env> {
   return (error, context) => {
     if (error instanceof OverwinterError) return refuse(context, error.code, error.message, error.param);
     if (error instanceof HTTPException) return refuseMalformed(context, error);
+    // The client hung up in the middle of its body: nothing of ours failed, and nobody reads the answer.
+    if (error === context.env.incoming.errored)
+      return refuse(context, 'invalid', 'the request ended before its body did');
     report({ err: error, request_id: context.get('request_id') }, 'a request failed');
+    if (isConnectionError(error))
+      return refuse(context, 'unavailable', 'the database cannot be reached; try again');
     return respond(context, 500, 'internal', 'the server failed; the request id names the entry in its log');
   };
 }
 
 export function renderNotFound(): NotFoundHandler<Env> {
-  return (context) => refuse(context, 'not_found', `there is no ${context.req.method} ${context.req.path}`);
+  // The path is not said back: who puts a key there by mistake must not find it in what they log.
+  return (context) => refuse(context, 'not_found', 'there is no such route');
 }
 
 /** What the body parser throws before a schema sees the request. */
@@ -67,7 +73,7 @@ function refuseMalformed(context: Context<Env>, error: HTTPException): Response 
 
 function refuse(context: Context<Env>, code: ErrorCode, message: string, param?: string): Response {
   const status = STATUS[code];
-  if (status === 503) context.header('Retry-After', RETRY_AFTER_S);
+  if (status === 429 || status === 503) context.header('Retry-After', RETRY_AFTER_S);
   return respond(context, status, code, message, param);
 }
 

@@ -12,7 +12,9 @@ export function requestId(newId: NewId): MiddlewareHandler<Env> {
     context.set('request_id', request_id);
     context.set('trace_id', trace_id);
     await next();
-    setHeaders(context, { 'x-request-id': request_id, 'x-trace-id': trace_id });
+    // Read back, not ours: a request for the path `/*` itself passes here twice, and what it was refused with bears the later id.
+    const { request_id: final, trace_id: traced } = context.var;
+    setHeaders(context, { 'x-request-id': final, 'x-trace-id': traced });
   };
 }
 

@@ -5,8 +5,9 @@
 import type { ServerResponse } from 'node:http';
 import type { Runtime } from '../engine/runtime.ts';
 import type { Level } from '../session/event.ts';
+import type { Revocations } from './revocations.ts';
 import { matchesType } from './type-filter.ts';
-import { renderEvent } from './wire.ts';
+import { renderEvent } from '../store/rows.ts';
 
 export type StreamRequest = {
   session: string;
@@ -16,8 +17,8 @@ export type StreamRequest = {
   type: string | undefined;
   /** Whether to add `event: delta` frames: previews of text while the model writes it. */
   deltas: boolean;
-  /** When the reader's token expires; the stream ends with it. */
-  expires_at: Date | undefined;
+  /** The reader's key or token; the stream ends with it. */
+  credential: { id: string; expires_at: Date | null };
   /** Response headers besides the stream's own. */
   headers: Record<string, string>;
 };
@@ -25,11 +26,14 @@ export type StreamRequest = {
 export type StreamOptions = {
   /** Aborts when the server stops: streams end cleanly and readers come back elsewhere. */
   signal: AbortSignal;
+  revocations: Revocations;
   keepalive_ms: number;
   /** How long a reader may take none of what is written. */
   stall_ms: number;
 };
 
+/** A longer timer fires at once. A stream ends after 24 days instead, and its reader comes back. */
+const TIMER_MS_MAX = 2 ** 31 - 1;
 const PING = ': ping\n\n';
 
 /** Writes the stream until the reader leaves, stalls, or must not read any longer. Never rejects. */
@@ -41,7 +45,8 @@ export async function stream(
 ): Promise<void> {
   const ended = endOf(options.signal, response);
   const stops = [
-    endAt(request.expires_at, runtime.now(), ended),
+    endAt(request.credential.expires_at, runtime.now(), ended),
+    options.revocations.watch(request.credential.id, () => ended.abort()),
     keepAlive(options.keepalive_ms, response),
     request.deltas ? writeDeltas(runtime, request.session, response) : () => undefined,
   ];
@@ -109,9 +114,10 @@ function endOf(server: AbortSignal, response: ServerResponse): AbortController {
   return ended;
 }
 
-function endAt(expires_at: Date | undefined, now: number, ended: AbortController): () => void {
+function endAt(expires_at: Date | null, now: number, ended: AbortController): () => void {
   if (!expires_at) return () => undefined;
-  const timer = setTimeout(() => ended.abort(), Math.max(0, expires_at.getTime() - now));
+  const left_ms = Math.min(Math.max(0, expires_at.getTime() - now), TIMER_MS_MAX);
+  const timer = setTimeout(() => ended.abort(), left_ms);
   timer.unref();
   return () => clearTimeout(timer);
 }

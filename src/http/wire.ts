@@ -7,10 +7,10 @@ import { Limits } from '../resource/limits.ts';
 import { LEVELS, YieldReason } from '../session/event.ts';
 import type { AgentRow } from '../store/agents.ts';
 import type { CredentialRow } from '../store/credentials.ts';
-import type { EventRow } from '../store/rows.ts';
+import { renderEvent, type EventRow } from '../store/rows.ts';
 import type { SessionRow } from '../store/sessions.ts';
 
-const Time = z.string().openapi({ format: 'date-time' });
+export const Time = z.string().openapi({ format: 'date-time' });
 
 export const Session = z
   .object({
@@ -87,26 +87,6 @@ export const Event = z
     body_bytes: z.int().optional(),
   })
   .openapi('Event');
-
-/** Rows are shared by all readers of a stream, so each event is rendered once for all of them. */
-const rendered = new WeakMap<EventRow, string>();
-
-/** The event as JSON text on one line. */
-export function renderEvent(session: string, row: EventRow): string {
-  const known = rendered.get(row);
-  if (known !== undefined) return known;
-  const { id, seq, type, level, turn_id, source, content_ref, body_bytes } = row;
-  const actor = JSON.parse(row.actor) as { type: string };
-  const head = JSON.stringify({
-    ...{ id, seq, ts: new Date(row.ts).toISOString(), session, actor: { ...actor, kind: actor.type } },
-    ...{ type, level, turn_id },
-    ...(source === null ? {} : { source }),
-    ...(content_ref === null ? {} : { content_ref, body_truncated: true, body_bytes }),
-  });
-  const event = `${head.slice(0, -1)},"refs":${row.refs ?? '{}'},"body":${row.body}}`;
-  rendered.set(row, event);
-  return event;
-}
 
 export const EventPage = z.object({ data: z.array(Event), next_cursor: z.string().nullable() });
 

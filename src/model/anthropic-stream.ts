@@ -142,12 +142,10 @@ function addDelta(answer: Answer, index: unknown, delta: Record<string, unknown>
       return undefined;
     default:
       // Without its delta a block we do not know is not what was sent; sending it back could be refused for good.
-      if (!KNOWN_BLOCKS.includes(block.type)) open.state = 'unusable';
+      if (!TEXTS.has(block.type)) open.state = 'unusable';
       return undefined;
   }
 }
-
-const KNOWN_BLOCKS = ['text', 'thinking', 'redacted_thinking', 'tool_use'];
 
 function streamed(answer: Answer, piece: unknown): string {
   const text = asText(piece) ?? '';
@@ -160,7 +158,22 @@ function stopBlock(answer: Answer, index: unknown): undefined {
   if (open?.state !== 'open') return;
   if (open.input_json !== '') open.block['input'] = parseJson(open.input_json);
   const takes_input = open.block.type === 'tool_use' || open.input_json !== '';
-  open.state = takes_input && !isObject(open.block['input']) ? 'unusable' : 'complete';
+  const is_usable = (!takes_input || isObject(open.block['input'])) && hasItsTexts(open.block);
+  open.state = is_usable ? 'complete' : 'unusable';
+}
+
+/** Without them every later request that sends the block back would be refused. */
+const TEXTS = new Map([
+  ['text', ['text']],
+  ['thinking', ['thinking', 'signature']],
+  ['redacted_thinking', ['data']],
+  ['tool_use', ['id', 'name']],
+]);
+
+function hasItsTexts(block: ContentBlock): boolean {
+  const fields = TEXTS.get(block.type) ?? [];
+  const is_call = block.type === 'tool_use';
+  return fields.every((field) => typeof block[field] === 'string' && !(is_call && block[field] === ''));
 }
 
 function endMessage(answer: Answer, event: Record<string, unknown>): undefined {

@@ -17,8 +17,10 @@ export type Transcript = {
   open: ContentBlock[];
   /** Input that no turn has taken yet. */
   waiting: { seq: number; text: string }[];
-  /** The calls of the last response, in order, with the results there are. */
-  calls: { id: string; result: ContentBlock | null }[];
+  /** The calls of the last response, in order, with the results there are. `sent_as`: an id that no other call of the request has. */
+  calls: { id: string; sent_as: string; result: ContentBlock | null }[];
+  /** The ids under which calls are sent. */
+  call_ids: Set<string>;
   /** Said to the model after the results: news of the runtime, or that it should go on. */
   notes: string[];
   /** The inputs of the calls of the last response, by call id. */
@@ -47,6 +49,7 @@ export function emptyTranscript(): Transcript {
     open: [],
     waiting: [],
     calls: [],
+    call_ids: new Set(),
     notes: [],
     inputs: new Map(),
   };
@@ -129,10 +132,27 @@ function answer(transcript: Transcript, body: EventBody<'model.responded'>): voi
     (block) => block.type !== 'text' || String(block['text']).trim() !== '',
   );
   const uses = content.filter((block) => block.type === 'tool_use');
-  if (content.length > 0) transcript.messages.push({ role: 'assistant', content });
-  transcript.calls = uses.map((block) => ({ id: String(block['id']), result: null }));
+  transcript.calls = uses.map(({ id }) => ({
+    id: String(id),
+    sent_as: freshId(transcript, String(id)),
+    result: null,
+  }));
+  const sent = content.map((block) => {
+    const sent_as = transcript.calls.find(
+      ({ id }) => block.type === 'tool_use' && id === block['id'],
+    )?.sent_as;
+    return sent_as === undefined || sent_as === block['id'] ? block : { ...block, id: sent_as };
+  });
+  if (sent.length > 0) transcript.messages.push({ role: 'assistant', content: sent });
   transcript.inputs = new Map(uses.map((block) => [String(block['id']), block['input']]));
   if (stoppedShort(body.stop_reason) && uses.length === 0) transcript.notes.push(GO_ON);
+}
+
+/** A provider may use an id again in a later response; the API refuses a request that holds it twice. */
+function freshId({ call_ids, messages }: Transcript, id: string): string {
+  const fresh = call_ids.has(id) ? `${id}_${messages.length}` : id;
+  call_ids.add(fresh);
+  return fresh;
 }
 
 const GO_ON = 'Your last response was cut short. Go on from where it stopped.';
@@ -142,7 +162,7 @@ function finish(transcript: Transcript, body: EventBody<'tool.finished'>): void 
   if (!call) return;
   call.result = {
     type: 'tool_result',
-    tool_use_id: body.call_id,
+    tool_use_id: call.sent_as,
     content: body.content.trim() === '' ? '(no output)' : body.content.toWellFormed(),
     ...(body.outcome === 'ok' ? {} : { is_error: true }),
   };

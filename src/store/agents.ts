@@ -2,7 +2,7 @@
 import { sql } from 'kysely';
 import type { Limits } from '../resource/limits.ts';
 import type { NewCredential } from './credentials.ts';
-import type { Db } from './tables.ts';
+import type { Db } from './ground/tables.ts';
 
 /** What a session runs, as one revision: the digest is over both. */
 export type Behavior = { prompt: string; prompt_hash: string; model: string; digest: string };

@@ -1,6 +1,6 @@
 /** Client tokens: each opens one session to a browser, for a while. A row holds the digest, never the token. */
 import { sql } from 'kysely';
-import type { Db } from './tables.ts';
+import type { Db } from './ground/tables.ts';
 
 export type Scope = 'read' | 'steer';
 
@@ -23,22 +23,79 @@ export async function insertClientToken(db: Db, org: string, token: NewClientTok
   return inserted.expires_at;
 }
 
-export type ClientTokenRow = {
+export type FoundClientToken = {
+  id: string;
   org: string;
   session_id: string;
   scopes: Scope[];
   expires_at: Date;
-  digest: Uint8Array;
 };
 
-/** The usable token with this digest, neither revoked nor expired. */
-export async function findClientToken(db: Db, digest: Uint8Array): Promise<ClientTokenRow | undefined> {
+/** The usable token with this digest, neither revoked nor expired, of a session that is not deleted. */
+export async function findClientToken(db: Db, digest: Uint8Array): Promise<FoundClientToken | undefined> {
   const row = await db
-    .selectFrom('client_token')
-    .select(['org', 'session_id', 'scopes', 'expires_at', 'digest'])
-    .where('digest', '=', digest)
-    .where('revoked_at', 'is', null)
-    .where('expires_at', '>', sql<Date>`clock_timestamp()`)
+    .selectFrom('client_token as token')
+    .innerJoin('stream', 'stream.id', 'token.session_id')
+    .select(['token.id', 'token.org', 'token.session_id', 'token.scopes', 'token.expires_at'])
+    .where('token.digest', '=', digest)
+    .where('token.revoked_at', 'is', null)
+    .where('token.expires_at', '>', sql<Date>`clock_timestamp()`)
+    .where('stream.deleted_at', 'is', null)
     .executeTakeFirst();
   return row && { ...row, scopes: row.scopes as Scope[] };
+}
+
+export type ClientTokenRow = {
+  id: string;
+  scopes: Scope[];
+  created_at: Date;
+  expires_at: Date;
+  revoked_at: Date | null;
+};
+
+/** Newest first, revoked and expired ones too. @param cursor the id of the last token of the previous page. */
+export async function listClientTokens(
+  db: Db,
+  org: string,
+  session_id: string,
+  page: { limit: number; cursor?: string | undefined },
+): Promise<ClientTokenRow[]> {
+  let query = db
+    .selectFrom('client_token')
+    .select(['id', 'scopes', 'created_at', 'expires_at', 'revoked_at'])
+    .where('org', '=', org)
+    .where('session_id', '=', session_id)
+    .orderBy('id', 'desc')
+    .limit(page.limit);
+  if (page.cursor !== undefined) query = query.where('id', '<', page.cursor);
+  return (await query.execute()) as ClientTokenRow[];
+}
+
+/** Revokes one token of the session; again is no error. Returns whether there is such a token. */
+export async function revokeClientToken(
+  db: Db,
+  org: string,
+  session_id: string,
+  id: string,
+): Promise<boolean> {
+  const revoked = await db
+    .updateTable('client_token')
+    .set({ revoked_at: sql<Date>`coalesce(revoked_at, clock_timestamp())` })
+    .where('org', '=', org)
+    .where('session_id', '=', session_id)
+    .where('id', '=', id)
+    .returning('id')
+    .executeTakeFirst();
+  return revoked !== undefined;
+}
+
+/** Revokes every token of the session that there is now. */
+export async function revokeClientTokens(db: Db, org: string, session_id: string): Promise<void> {
+  await db
+    .updateTable('client_token')
+    .set({ revoked_at: sql<Date>`clock_timestamp()` })
+    .where('org', '=', org)
+    .where('session_id', '=', session_id)
+    .where('revoked_at', 'is', null)
+    .execute();
 }

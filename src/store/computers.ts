@@ -3,7 +3,7 @@ import { sql } from 'kysely';
 import type { Reference } from '../resource/computer.ts';
 import { OverwinterError } from '../resource/error.ts';
 import type { Claim } from './leases.ts';
-import type { Db } from './tables.ts';
+import type { Db } from './ground/tables.ts';
 
 export type WakeIntent = { id: string; reference: Reference | null; generation: number };
 

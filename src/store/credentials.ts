@@ -1,6 +1,6 @@
 /** Model provider keys of an org, sealed; at most one is the default of its provider. */
 import { OverwinterError } from '../resource/error.ts';
-import type { Db } from './tables.ts';
+import type { Db } from './ground/tables.ts';
 
 const UNIQUE_VIOLATION = '23505';
 

@@ -3,7 +3,7 @@ import { sql } from 'kysely';
 import type { SessionEvent, Level } from '../session/event.ts';
 import { LEVELS } from '../session/event.ts';
 import { toEvent, type EventRow } from './rows.ts';
-import type { Db } from './tables.ts';
+import type { Db } from './ground/tables.ts';
 
 export type EventFilter = {
   /** Exclusive. */

@@ -6,7 +6,8 @@ import type { Rules } from '../session/rules.ts';
 import { dueAt } from '../session/next.ts';
 import { status, type SessionState } from '../session/state.ts';
 import { sessionUsage } from '../session/usage.ts';
-import type { Statement } from './database.ts';
+import type { Statement } from './ground/database.ts';
+import { outbox } from './outbox.ts';
 import type { NewRow } from './rows.ts';
 
 export type Append = {
@@ -14,6 +15,8 @@ export type Append = {
   org: string;
   expected_head: number;
   epoch: number | null;
+  /** The version of the stream's destinations that this node knows: what is owed to newer ones would be missed. */
+  destinations: number;
   rows: NewRow[];
   before: SessionState;
   /** After the rows. */
@@ -42,15 +45,19 @@ export const EVENT_INSERT = `
     to_timestamp(e.ts / 1000), e.body::json, e.body_bytes, e.content_ref, e.idempotency_key, decode(e.hash, 'hex')
   from ${EVENT_ARRAYS}`;
 
+/** What the outbox needs to know of the inserted events. */
+export const EVENT_RETURNING = 'returning stream, seq, id, org, type, level, ts';
+
 export const FLUSH: Statement = {
   name: 'flush',
   text: `
 with inp as (
   select * from unnest($21::text[], $22::bigint[], $23::bigint[], $24::bigint[], $25::text[], $26::float8[], $27::text[],
-    $28::float8[], $29::text[], $30::text[], $31::text[], $32::text[], $33::boolean[])
-  as i(id, expected_head, epoch, head, hash, ts, status, due_at, last_turn, usage, state, prefers_node, release)
+    $28::float8[], $29::text[], $30::text[], $31::text[], $32::text[], $33::boolean[], $34::bigint[])
+  as i(id, expected_head, epoch, head, hash, ts, status, due_at, last_turn, usage, state, prefers_node, release,
+    destinations)
 ), lck as (
-  select id, head, epoch from stream where id = any($21::text[]) order by id for no key update
+  select id, head, epoch, destinations from stream where id = any($21::text[]) order by id for no key update
 ), up as (
   update stream s set
     head = i.head, hash = decode(i.hash, 'hex'), last_ts = to_timestamp(i.ts / 1000), status = i.status,
@@ -58,16 +65,22 @@ with inp as (
     state = coalesce(i.state::json, s.state), state_seq = case when i.state is null then s.state_seq else i.head end,
     prefers_node = i.prefers_node, lease_node = case when i.release then null else s.lease_node end
   from inp i join lck on lck.id = i.id
-  where s.id = i.id and lck.head = i.expected_head and (i.epoch is null or lck.epoch = i.epoch)
+  where s.id = i.id and lck.head = i.expected_head and lck.destinations = i.destinations
+    and (i.epoch is null or lck.epoch = i.epoch)
   returning s.id
 ), ins as (${EVENT_INSERT} join up on up.id = e.stream
+  ${EVENT_RETURNING}
 ), spill as (
   insert into blob (stream, seq, body)
   select b.stream, b.seq, b.body from unnest($18::text[], $19::bigint[], $20::text[]) as b(stream, seq, body)
   join up on up.id = b.stream
+), owed as (${outbox('ins', '$35::text[]')}
 )
-select id from up`,
+select id, id in (select stream from owed) as owes from up`,
 };
+
+/** Of each append that landed; `owes`: deliveries were written. */
+export type Flushed = { id: string; owes: boolean };
 
 export function flushValues(appends: Append[], rules: Rules): unknown[] {
   const column = <T>(of: (append: Append) => T): T[] => appends.map(of);
@@ -88,6 +101,8 @@ export function flushValues(appends: Append[], rules: Rules): unknown[] {
     column((append) => (append.checkpoint ? JSON.stringify(append.state) : null)),
     column((append) => (append.state.computer?.awake ? append.state.computer.node : null)),
     column((append) => append.epoch !== null && isAtRest(append.state)),
+    column((append) => append.destinations),
+    [...new Set(column((append) => append.org))],
   ];
 }
 

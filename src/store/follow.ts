@@ -4,7 +4,7 @@
  */
 import type { Level } from '../session/event.ts';
 import { isVisible } from '../session/event.ts';
-import type { Database } from './database.ts';
+import type { Database } from './ground/database.ts';
 import { readPage } from './events.ts';
 import type { Log } from './log.ts';
 import type { EventRow, NewRow } from './rows.ts';

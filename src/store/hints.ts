@@ -2,7 +2,7 @@
  * Hints between nodes: "these streams moved". Sent after the commit, outside its transaction, merged over a few milliseconds,
  * ids and heads only: a NOTIFY inside the append would serialize every commit of the cluster. A lost hint costs a poll.
  */
-import type { Database } from './database.ts';
+import type { Database } from './ground/database.ts';
 
 export type Hints = {
   /** The stream has come this far; tell the other nodes soon. */

@@ -3,8 +3,8 @@
  * Liveness is a heartbeat of the node, not of the session; all times are compared by the database's clock.
  */
 import { sql } from 'kysely';
-import type { Database, Statement } from './database.ts';
-import type { Db } from './tables.ts';
+import type { Database, Statement } from './ground/database.ts';
+import type { Db } from './ground/tables.ts';
 
 export type Claim = { stream: string; org: string; epoch: number };
 

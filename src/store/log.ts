@@ -9,8 +9,8 @@ import type { Draft, SessionEvent } from '../session/event.ts';
 import { evolve } from '../session/evolve.ts';
 import type { Rules } from '../session/rules.ts';
 import { emptyState, type SessionState } from '../session/state.ts';
-import { FLUSH, flushValues, type Append } from './flush.ts';
-import { isConnectionError, type Database } from './database.ts';
+import { FLUSH, flushValues, type Append, type Flushed } from './flush.ts';
+import { isConnectionError, type Database } from './ground/database.ts';
 import { readEvents } from './events.ts';
 import { buildRows, type NewRow } from './rows.ts';
 
@@ -32,8 +32,8 @@ export type Appended = {
   replay?: { seq: number; id: string; body: string };
 };
 
-/** A stream's new events, told to this node's readers after the commit. */
-type Commit = { stream: string; state: SessionState; rows: NewRow[] };
+/** A stream's new events, told to this node's readers after the commit; `owes`: webhook deliveries were written with them. */
+type Commit = { stream: string; state: SessionState; rows: NewRow[]; owes: boolean };
 
 export type Log = {
   /** @throws OverwinterError what `decide` refused, `fenced`, `contended`, or `unavailable` (outcome unknown). */
@@ -41,7 +41,7 @@ export type Log = {
   /** The state at a head no older than this call, unless `held` is good enough. */
   state: (stream: string, freshness?: 'held') => Promise<SessionState>;
   /** Tells the log of a stream that was created in store/sessions.ts. */
-  adopt: (stream: string, org: string, state: SessionState, rows: NewRow[]) => void;
+  adopt: (org: string, commit: Commit) => void;
   onCommit: (listener: (commit: Commit) => void) => void;
 };
 
@@ -54,7 +54,7 @@ export type LogOptions = {
   held_streams_max: number;
 };
 
-type Held = { org: string; state: SessionState; hash: string; state_seq: number };
+type Held = { org: string; state: SessionState; hash: string; state_seq: number; destinations: number };
 
 type Waiting = AppendOptions & {
   stream: string;
@@ -182,6 +182,9 @@ export function createLog(options: LogOptions): Log {
   function decidePart(current: Held, waiting: Waiting): Part | undefined {
     try {
       const drafts = waiting.decide(current.state);
+      const writes = !(drafts instanceof OverwinterError) && drafts.length > 0;
+      // Nothing refuses an old view that writes nothing: the cancel of a turn that another node has begun would be dropped.
+      if (!writes && waiting.tries === 0) return void lookAgain([waiting]);
       if (drafts instanceof OverwinterError) throw drafts;
       if (drafts.length === 0) {
         waiting.resolve({ state: current.state, written: [], rows: [] });
@@ -212,6 +215,7 @@ export function createLog(options: LogOptions): Log {
       org: before.org,
       expected_head: before.state.head,
       epoch: epoch ?? null,
+      destinations: before.destinations,
       rows: parts.flatMap((part) => part.rows),
       before: before.state,
       state,
@@ -223,11 +227,12 @@ export function createLog(options: LogOptions): Log {
   async function flush(batch: Prepared[]): Promise<void> {
     try {
       const appends = batch.map((prepared) => prepared.append);
-      const landed = await database.run<{ id: string }>(FLUSH, flushValues(appends, rules));
+      const landed = await database.run<Flushed>(FLUSH, flushValues(appends, rules));
       await fail('log.flushed');
-      const ids = new Set(landed.map((row) => row.id));
+      const owes = new Map(landed.map((row) => [row.id, row.owes]));
       for (const prepared of batch) {
-        if (ids.has(prepared.append.stream)) succeed(prepared);
+        const { stream } = prepared.append;
+        if (owes.has(stream)) succeed(prepared, owes.get(stream)!);
         else void lookAgain(waitingOf(prepared));
       }
     } catch {
@@ -236,9 +241,9 @@ export function createLog(options: LogOptions): Log {
     }
   }
 
-  function succeed({ append, parts, next }: Prepared): void {
+  function succeed({ append, parts, next }: Prepared, owes: boolean): void {
     hold(append.stream, next);
-    tell({ stream: append.stream, state: next.state, rows: append.rows });
+    tell({ stream: append.stream, state: next.state, rows: append.rows, owes });
     for (const { waiting, state, written, rows } of parts) waiting.resolve({ state, written, rows });
   }
 
@@ -250,7 +255,8 @@ export function createLog(options: LogOptions): Log {
         maxTimeout: 2000,
         shouldRetry: ({ error }) => isConnectionError(error),
       });
-      if (landed) succeed(prepared);
+      // Whether anything is owed is not asked again after a lost answer.
+      if (landed) succeed(prepared, true);
       else void lookAgain(waitingOf(prepared));
     } catch (error) {
       const unavailable = isConnectionError(error)
@@ -264,7 +270,7 @@ export function createLog(options: LogOptions): Log {
   async function tryAlone({ append }: Prepared): Promise<boolean> {
     const there = await isThere(append);
     if (there !== undefined) return there;
-    const landed = await database.run<{ id: string }>(FLUSH, flushValues([append], rules));
+    const landed = await database.run<Flushed>(FLUSH, flushValues([append], rules));
     return landed.length > 0 || (await isThere(append)) === true;
   }
 
@@ -327,10 +333,10 @@ export function createLog(options: LogOptions): Log {
   async function load(stream: string, epoch?: number): Promise<Held> {
     const row = await database.db
       .selectFrom('stream')
-      .select(['org', 'head', 'hash', 'state', 'state_seq', 'epoch'])
+      .select(['org', 'head', 'hash', 'state', 'state_seq', 'epoch', 'destinations'])
       .where('id', '=', stream)
       .executeTakeFirst();
-    if (!row) return { org: '', state: emptyState(stream), hash: '', state_seq: 0 };
+    if (!row) return { org: '', state: emptyState(stream), hash: '', state_seq: 0, destinations: 0 };
     if (epoch !== undefined && row.epoch !== epoch) {
       throw new OverwinterError('fenced', 'another runner holds the session');
     }
@@ -343,17 +349,22 @@ export function createLog(options: LogOptions): Log {
             state: (row.state as SessionState | null) ?? emptyState(stream),
             hash: Buffer.from(row.hash).toString('hex'),
             state_seq: row.state_seq,
+            destinations: row.destinations,
           };
-    if (base.state.head >= row.head) return hold(stream, base);
+    const { destinations } = row;
+    if (base.state.head >= row.head) return hold(stream, { ...base, destinations });
     const tail = await readEvents(database.db, stream, base.state.head + 1);
     const state = tail.events.reduce(evolve, base.state);
-    return hold(stream, { ...base, state, hash: tail.hash ?? base.hash, state_seq: row.state_seq });
+    const hash = tail.hash ?? base.hash;
+    return hold(stream, { ...base, state, hash, state_seq: row.state_seq, destinations });
   }
 
   /** Keeps the newer of two views, and the most recently used streams. */
   function hold(stream: string, candidate: Held): Held {
     const known = held.get(stream);
-    const best = known && known.state.head > candidate.state.head ? known : candidate;
+    const newest = known && known.state.head > candidate.state.head ? known : candidate;
+    const destinations = Math.max(known?.destinations ?? 0, candidate.destinations);
+    const best = newest.destinations === destinations ? newest : { ...newest, destinations };
     held.delete(stream);
     held.set(stream, best);
     if (held.size > options.held_streams_max) held.delete(held.keys().next().value!);
@@ -368,9 +379,10 @@ export function createLog(options: LogOptions): Log {
     append,
     state: async (stream, freshness) =>
       (freshness === 'held' ? held.get(stream)?.state : undefined) ?? (await load(stream)).state,
-    adopt: (stream, org, state, rows) => {
-      hold(stream, { org, state, hash: rows.at(-1)!.hash, state_seq: state.head });
-      tell({ stream, state, rows });
+    adopt: (org, commit) => {
+      const { stream, state, rows } = commit;
+      hold(stream, { org, state, hash: rows.at(-1)!.hash, state_seq: state.head, destinations: 0 });
+      tell(commit);
     },
     onCommit: (listener) => void listeners.push(listener),
   };

@@ -1,6 +1,6 @@
 /**
- * An event as a row: the body as the bytes that were written once, the place in the hash chain, and a preview where
- * the body is too large to stand inline.
+ * An event as a row and as its readers get it: the body as the bytes that were written once, the place in the hash chain, and a
+ * preview where the body is too large to stand inline.
  */
 import { createHash } from 'node:crypto';
 import { OverwinterError } from '../resource/error.ts';
@@ -94,6 +94,26 @@ export function toEvent(row: EventRow, text: string): SessionEvent {
   const { seq, ts, type, level, turn_id } = row;
   const actor: unknown = JSON.parse(row.actor);
   return { seq, ts, type, level, turn_id, actor, body: JSON.parse(text) as unknown } as SessionEvent;
+}
+
+/** Rows are shared by all readers of a stream, so each event is rendered once for all of them. */
+const rendered = new WeakMap<EventRow, string>();
+
+/** The event as streams, pages and webhooks send it (contract §9.1): JSON text on one line. */
+export function renderEvent(session: string, row: EventRow): string {
+  const known = rendered.get(row);
+  if (known !== undefined) return known;
+  const { id, seq, type, level, turn_id, source, content_ref, body_bytes } = row;
+  const actor = JSON.parse(row.actor) as { type: string };
+  const head = JSON.stringify({
+    ...{ id, seq, ts: new Date(row.ts).toISOString(), session, actor: { ...actor, kind: actor.type } },
+    ...{ type, level, turn_id },
+    ...(source === null ? {} : { source }),
+    ...(content_ref === null ? {} : { content_ref, body_truncated: true, body_bytes }),
+  });
+  const event = `${head.slice(0, -1)},"refs":${row.refs ?? '{}'},"body":${row.body}}`;
+  rendered.set(row, event);
+  return event;
 }
 
 function preview(body: object): string {

@@ -14,10 +14,12 @@ import {
   type SessionStatus,
 } from '../session/state.ts';
 import { sessionUsage } from '../session/usage.ts';
-import type { Database, Statement } from './database.ts';
-import { EVENT_INSERT, eventValues } from './flush.ts';
+import type { Database, Statement } from './ground/database.ts';
+import { destinationValues, INSERT_DESTINATIONS, type NewDestination } from './destinations.ts';
+import { EVENT_INSERT, EVENT_RETURNING, eventValues, type Flushed } from './flush.ts';
+import { outboxOfNewSession } from './outbox.ts';
 import { buildRows, type NewRow } from './rows.ts';
-import type { Db } from './tables.ts';
+import type { Db } from './ground/tables.ts';
 
 /** What makes a repeated create the same create (contract §5): one of the two mechanisms, or none. */
 export type CreateKey = { route: 'sessions' | 'sessions.key'; key: string; body_sha256: Buffer };
@@ -32,6 +34,7 @@ export type NewSession = {
   limits: Limits;
   metadata: Record<string, unknown> | null;
   create_key: CreateKey | null;
+  destinations: NewDestination[];
   drafts: Draft[];
 };
 
@@ -54,7 +57,7 @@ export type SessionRow = {
 };
 
 export type Created =
-  | { created: true; state: SessionState; rows: NewRow[] }
+  | { created: true; state: SessionState; rows: NewRow[]; owes: boolean }
   /** The key was used before, with the same body. */
   | { created: false; id: string };
 
@@ -74,17 +77,22 @@ with idem as (
 ), se as (
   insert into session (id, org, agent_id, key, credential_id, snapshot, limits, metadata, created_at)
   select id, $22, $30, $34, $35, $36::json, $37::json, $38::json, to_timestamp($25::float8 / 1000) from st
+  returning id, org, agent_id
 ), ins as (${EVENT_INSERT} join st on st.id = e.stream
+  ${EVENT_RETURNING}
 ), spill as (
   insert into blob (stream, seq, body)
   select b.stream, b.seq, b.body from unnest($18::text[], $19::bigint[], $20::text[]) as b(stream, seq, body)
   join st on st.id = b.stream
+), ${INSERT_DESTINATIONS('st', '$22', 39)}
+), owed as (${outboxOfNewSession('ins', 'dest', 'se')}
 )
-select id from st`,
+select id, exists (select from owed) as owes from st`,
 };
 
 /**
- * Creates the stream, the session, its first events and its idempotency record, all or nothing.
+ * Creates the stream, the session, its destinations, its first events, what is owed of them, and its idempotency record, all or
+ * nothing.
  * @throws OverwinterError `idempotency_conflict` when the key was used with another body.
  */
 export async function createSession(
@@ -98,15 +106,16 @@ export async function createSession(
   const rows = buildRows(id, { seq: 0, hash: '' }, drafts, ts);
   const events = drafts.map((draft, index): SessionEvent => ({ ...draft, seq: index + 1, ts }));
   const state = events.reduce(evolve, emptyState(id));
-  const inserted = await database.run<{ id: string }>(CREATE, [
+  const inserted = await database.run<Flushed>(CREATE, [
     ...eventValues([{ stream: id, org, epoch: null, rows }]),
     ...[id, org, state.head, rows.at(-1)!.hash, ts, status(state), JSON.stringify(state)],
     ...[JSON.stringify(sessionUsage(state)), dueAt(state, rules), session.agent_id],
     ...[create_key?.route ?? null, create_key?.key ?? null, create_key?.body_sha256.toString('hex') ?? null],
     ...[session.key, session.credential_id, JSON.stringify(session.snapshot)],
     ...[JSON.stringify(session.limits), session.metadata && JSON.stringify(session.metadata)],
+    ...destinationValues(session.destinations),
   ]);
-  if (inserted.length > 0) return { created: true, state, rows };
+  if (inserted[0]) return { created: true, state, rows, owes: inserted[0].owes };
   const earlier = create_key && (await findCreated(database.db, org, create_key));
   if (earlier) return { created: false, id: earlier };
   throw new Error(`session ${id} was not created`);

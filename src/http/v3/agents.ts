@@ -17,8 +17,9 @@ import {
   type Behavior,
 } from '../../store/agents.ts';
 import { getCredential, insertCredential, rotateCredential } from '../../store/credentials.ts';
-import { body, idCursor, json, limit, nextCursor, text, type Api } from '../api.ts';
+import { body, idCursor, json, limit, page, renderPage, text, type Api } from '../api.ts';
 import type { Admit } from '../auth.ts';
+import { demand } from '../authorize.ts';
 import { problems } from '../error.ts';
 import { Agent, renderAgent } from '../wire.ts';
 import { Key, newCredential, sealKey } from './credentials.ts';
@@ -39,7 +40,9 @@ const CreateAgent = z
     credential: CredentialChoice.nullish(),
     limits: Limits.nullish(),
   })
-  .openapi('CreateAgent');
+  .openapi('CreateAgent', {
+    example: { name: 'counter', prompt: 'You are a careful programmer.', model: 'anthropic/claude-sonnet-5' },
+  });
 type CreateAgent = z.infer<typeof CreateAgent>;
 
 const UpdateAgent = z
@@ -51,7 +54,9 @@ const UpdateAgent = z
     credential: CredentialChoice.nullish(),
     limits: Limits.nullish(),
   })
-  .openapi('UpdateAgent');
+  .openapi('UpdateAgent', {
+    example: { prompt: 'You are a careful programmer. Be brief.', limits: { turn_seconds: 600 } },
+  });
 type UpdateAgent = z.infer<typeof UpdateAgent>;
 
 const AgentPath = z.object({ agent_id: text(256) });
@@ -61,7 +66,7 @@ export function mountAgents(api: Api, runtime: Runtime, admit: Admit): void {
     createRoute({
       method: 'post',
       path: '/agents',
-      ...admit.org(),
+      ...admit.org('write'),
       request: body(CreateAgent),
       responses: {
         200: json(Agent, 'The agent of that name, which has the same configuration.'),
@@ -70,7 +75,11 @@ export function mountAgents(api: Api, runtime: Runtime, admit: Admit): void {
       },
     }),
     async (context) => {
-      const { created, agent } = await create(runtime, context.get('caller').org, context.req.valid('json'));
+      const caller = context.get('caller');
+      const wanted = context.req.valid('json');
+      // An inline key is a credential that is written.
+      if (wanted.key !== undefined) demand(caller, 'admin');
+      const { created, agent } = await create(runtime, caller.org, wanted);
       return context.json(renderAgent(agent), created ? 201 : 200);
     },
   );
@@ -79,17 +88,17 @@ export function mountAgents(api: Api, runtime: Runtime, admit: Admit): void {
     createRoute({
       method: 'get',
       path: '/agents',
-      ...admit.org(),
+      ...admit.org('read'),
       request: { query: z.object({ limit: limit(50, 100), cursor: idCursor('agt_') }) },
       responses: {
-        200: json(z.object({ data: z.array(Agent), next_cursor: z.string().nullable() }), 'Newest first.'),
+        200: json(page(Agent), 'Newest first.'),
         ...problems,
       },
     }),
     async (context) => {
-      const page = context.req.valid('query');
-      const rows = await listAgents(runtime.database.db, context.get('caller').org, page);
-      return context.json({ data: rows.map(renderAgent), next_cursor: nextCursor(rows, page.limit) }, 200);
+      const query = context.req.valid('query');
+      const rows = await listAgents(runtime.database.db, context.get('caller').org, query);
+      return context.json(renderPage(rows.map(renderAgent), query.limit), 200);
     },
   );
 
@@ -97,7 +106,7 @@ export function mountAgents(api: Api, runtime: Runtime, admit: Admit): void {
     createRoute({
       method: 'get',
       path: '/agents/{agent_id}',
-      ...admit.org(),
+      ...admit.org('read'),
       request: { params: AgentPath },
       responses: { 200: json(Agent, 'The agent.'), ...problems },
     }),
@@ -111,14 +120,16 @@ export function mountAgents(api: Api, runtime: Runtime, admit: Admit): void {
     createRoute({
       method: 'patch',
       path: '/agents/{agent_id}',
-      ...admit.org(),
+      ...admit.org('write'),
       request: { params: AgentPath, ...body(UpdateAgent) },
       responses: { 200: json(Agent, 'The agent as it is now.'), ...problems },
     }),
     async (context) => {
-      const { org } = context.get('caller');
+      const caller = context.get('caller');
       const { agent_id } = context.req.valid('param');
-      return context.json(renderAgent(await change(runtime, org, agent_id, context.req.valid('json'))), 200);
+      const wanted = context.req.valid('json');
+      if (wanted.key !== undefined) demand(caller, 'admin');
+      return context.json(renderAgent(await change(runtime, caller.org, agent_id, wanted)), 200);
     },
   );
 }
@@ -191,7 +202,7 @@ async function agentOf(runtime: Runtime, org: string, id: string): Promise<Agent
 
 function requireRuntime(name: string): void {
   if (name === 'claude') return;
-  throw new OverwinterError('runtime_unavailable', `this server runs "claude", not "${name}"`, 'runtime');
+  throw new OverwinterError('runtime_unavailable', 'this server runs "claude" only', 'runtime');
 }
 
 async function requireCredential(runtime: Runtime, org: string, wanted: UpdateAgent): Promise<void> {
@@ -202,7 +213,8 @@ async function requireCredential(runtime: Runtime, org: string, wanted: UpdateAg
   if (credential === 'managed') return;
   const row = await getCredential(runtime.database.db, org, credential);
   if (row?.provider === PROVIDER) return;
-  throw new OverwinterError('invalid', `there is no ${PROVIDER} credential "${credential}"`, 'credential');
+  // Not said back: it may be a key, put there by mistake.
+  throw new OverwinterError('invalid', `there is no such ${PROVIDER} credential`, 'credential');
 }
 
 function behaviorOf(prompt: string, model: string): Behavior {

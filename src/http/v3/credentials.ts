@@ -12,7 +12,7 @@ import {
   type CredentialRow,
   type NewCredential,
 } from '../../store/credentials.ts';
-import { body, idCursor, json, limit, nextCursor, text, type Api } from '../api.ts';
+import { body, idCursor, json, limit, page, renderPage, text, type Api } from '../api.ts';
 import type { Admit } from '../auth.ts';
 import { problems } from '../error.ts';
 import { Credential, renderCredential } from '../wire.ts';
@@ -33,11 +33,13 @@ const CreateCredential = z
     name: text(256).nullish(),
     is_default: z.boolean().default(false),
   })
-  .openapi('CreateCredential');
+  .openapi('CreateCredential', {
+    example: { provider: 'anthropic', key: 'sk-ant-example', name: 'team', is_default: true },
+  });
 
 const SetDefault = z
   .object({ credential: text(256), provider: z.string().optional() })
-  .openapi('SetDefaultCredential');
+  .openapi('SetDefaultCredential', { example: { credential: 'cred_000000000000000000000000' } });
 const CredentialPath = z.object({ credential_id: text(256) });
 
 export function mountCredentials(api: Api, runtime: Runtime, admit: Admit): void {
@@ -45,7 +47,7 @@ export function mountCredentials(api: Api, runtime: Runtime, admit: Admit): void
     createRoute({
       method: 'post',
       path: '/credentials',
-      ...admit.org(),
+      ...admit.org('admin'),
       request: body(CreateCredential),
       responses: { 201: json(Credential, 'The credential, without its key.'), ...problems },
     }),
@@ -67,23 +69,17 @@ export function mountCredentials(api: Api, runtime: Runtime, admit: Admit): void
     createRoute({
       method: 'get',
       path: '/credentials',
-      ...admit.org(),
+      ...admit.org('read'),
       request: { query: z.object({ limit: limit(50, 100), cursor: idCursor('cred_') }) },
       responses: {
-        200: json(
-          z.object({ data: z.array(Credential), next_cursor: z.string().nullable() }),
-          'Newest first.',
-        ),
+        200: json(page(Credential), 'Newest first.'),
         ...problems,
       },
     }),
     async (context) => {
-      const page = context.req.valid('query');
-      const rows = await listCredentials(runtime.database.db, context.get('caller').org, page);
-      return context.json(
-        { data: rows.map(renderCredential), next_cursor: nextCursor(rows, page.limit) },
-        200,
-      );
+      const query = context.req.valid('query');
+      const rows = await listCredentials(runtime.database.db, context.get('caller').org, query);
+      return context.json(renderPage(rows.map(renderCredential), query.limit), 200);
     },
   );
 
@@ -91,7 +87,7 @@ export function mountCredentials(api: Api, runtime: Runtime, admit: Admit): void
     createRoute({
       method: 'put',
       path: '/credentials/default',
-      ...admit.org(),
+      ...admit.org('admin'),
       request: body(SetDefault),
       responses: { 200: json(Credential, 'The credential, now the default of its provider.'), ...problems },
     }),
@@ -111,8 +107,11 @@ export function mountCredentials(api: Api, runtime: Runtime, admit: Admit): void
     createRoute({
       method: 'patch',
       path: '/credentials/{credential_id}',
-      ...admit.org(),
-      request: { params: CredentialPath, ...body(z.object({ key: Key }).openapi('RotateCredential')) },
+      ...admit.org('admin'),
+      request: {
+        params: CredentialPath,
+        ...body(z.object({ key: Key }).openapi('RotateCredential', { example: { key: 'sk-ant-another' } })),
+      },
       responses: { 200: json(Credential, 'The credential, with another key behind it.'), ...problems },
     }),
     async (context) => {
@@ -128,7 +127,7 @@ export function mountCredentials(api: Api, runtime: Runtime, admit: Admit): void
     createRoute({
       method: 'delete',
       path: '/credentials/{credential_id}',
-      ...admit.org(),
+      ...admit.org('admin'),
       request: { params: CredentialPath },
       responses: { 204: { description: 'Gone; agents that used it fall back to the default.' }, ...problems },
     }),

@@ -6,15 +6,17 @@ import { OverwinterError } from '../../resource/error.ts';
 import { seqOfEventId } from '../../resource/id.ts';
 import { isVisible, LEVELS, type Level } from '../../session/event.ts';
 import { readBody, readOne, readPage } from '../../store/events.ts';
-import type { EventRow } from '../../store/rows.ts';
+import { renderEvent, type EventRow } from '../../store/rows.ts';
 import { json, limit, text, type Api, type Env } from '../api.ts';
-import type { Admit, Caller } from '../auth.ts';
+import type { Admit } from '../auth.ts';
+import type { Caller } from '../authorize.ts';
 import { corsHeaders } from '../cors.ts';
 import { Seq, seqCursor } from '../cursor.ts';
 import { problems } from '../error.ts';
+import type { StreamLimit } from '../rate-limit.ts';
 import { stream, type StreamOptions } from '../sse.ts';
 import { TypeFilter } from '../type-filter.ts';
-import { Event, EventPage, jsonText, renderEvent, renderEventPage } from '../wire.ts';
+import { Event, EventPage, jsonText, renderEventPage } from '../wire.ts';
 
 const LevelQuery = z
   .enum(LEVELS)
@@ -37,7 +39,12 @@ const EventsQuery = z.object({
 
 const EventPath = z.object({ session_id: z.string(), event_id: z.string() });
 
-export function mountEvents(api: Api, runtime: Runtime, admit: Admit, options: StreamOptions): void {
+export function mountEvents(
+  api: Api,
+  runtime: Runtime,
+  admit: Admit,
+  options: StreamOptions & { enter: StreamLimit },
+): void {
   api.openapi(
     createRoute({
       method: 'get',
@@ -60,18 +67,13 @@ export function mountEvents(api: Api, runtime: Runtime, admit: Admit, options: S
       requireLevel(caller, level);
       if (query.stream === 'sse' && context.req.method === 'GET') {
         const places = { after: query.after, 'Last-Event-ID': context.req.header('last-event-id') };
-        const expires_at = caller.kind === 'client' ? caller.expires_at : undefined;
+        const after = seqCursor(head, places);
+        const leave = options.enter(caller);
         void stream(runtime, options, context.env.outgoing, {
-          ...{
-            session,
-            level,
-            type,
-            expires_at,
-            headers: streamHeaders(context.req.header('origin'), context.var),
-          },
-          after: seqCursor(head, places),
+          ...{ session, level, type, after, credential: caller },
+          headers: streamHeaders(context.req.header('origin'), context.var),
           deltas: query.deltas === 'true' && level !== 'user',
-        });
+        }).finally(leave);
         return RESPONSE_ALREADY_SENT;
       }
       const after = seqCursor(head, { after: query.after, cursor: query.cursor });

@@ -3,7 +3,7 @@ import { z } from '@hono/zod-openapi';
 import { OverwinterError } from '../../resource/error.ts';
 import type { Input } from '../../session/command.ts';
 import { text } from '../api.ts';
-import type { Caller } from '../auth.ts';
+import type { Caller } from '../authorize.ts';
 
 const INPUT_BYTES_MAX = 1024 * 1024;
 

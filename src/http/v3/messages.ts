@@ -19,7 +19,7 @@ const SendMessage = z
     idempotency_key: text(256).min(1).optional(),
     envelope: Envelope.optional(),
   })
-  .openapi('SendMessage');
+  .openapi('SendMessage', { example: { text: 'And below 1000?', idempotency_key: 'message-1' } });
 
 const Sent = z.object({
   event: z.object({ id: z.string(), seq: z.int() }),

@@ -1,15 +1,18 @@
 /** Sessions: create, list, read, cancel, archive, result (contract §7.2, §13). Org keys only. */
 import { createRoute, z } from '@hono/zod-openapi';
 import { archiveSession, createSession, mintClientToken } from '../../engine/sessions.ts';
+import type { DestinationSpec } from '../../engine/destinations.ts';
 import type { Runtime } from '../../engine/runtime.ts';
 import { submit } from '../../engine/submit.ts';
 import { OverwinterError } from '../../resource/error.ts';
+import { DESTINATIONS_MAX } from '../../resource/destination.ts';
 import { Limits } from '../../resource/limits.ts';
 import { getSession, listSessions } from '../../store/sessions.ts';
-import { body, idCursor, json, limit, nextCursor, text, type Api } from '../api.ts';
+import { body, idCursor, json, limit, nextCursor, text, TimeQuery, type Api } from '../api.ts';
 import type { Admit } from '../auth.ts';
 import { problems } from '../error.ts';
 import { renderSession, Session } from '../wire.ts';
+import { DestinationFields } from './destinations.ts';
 import { Envelope, InputText, toInput } from './input.ts';
 
 const METADATA_BYTES_MAX = 16 * 1024;
@@ -33,30 +36,31 @@ const CreateSession = z
     limits: Limits.nullish(),
     webhook: z
       .string()
+      .max(2048)
       .nullish()
-      .openapi({ description: 'Not served yet: refused with `webhooks_unavailable`.' }),
-    destinations: Unsupported.openapi({
-      description: 'Not served yet: refused with `webhooks_unavailable`.',
-    }),
+      .openapi({ description: 'A URL: one destination with all defaults, before the first event.' }),
+    destinations: z.array(DestinationFields).max(DESTINATIONS_MAX).nullish(),
     sources: Unsupported.openapi({ description: 'Not served: refused with `sources_not_supported`.' }),
   })
-  .openapi('CreateSession');
+  .openapi('CreateSession', {
+    example: {
+      agent: 'agt_000000000000000000000000',
+      input: 'How many primes are there below 100?',
+      metadata: { ticket: 42 },
+      limits: { tokens: 200_000 },
+    },
+  });
 
 const Created = z.object({ session: Session, client_token: z.string() });
 const SessionPath = z.object({ session_id: z.string() });
 const Affected = z.object({ session: Session });
 
-/** Years that no session has are refused: the database cannot hold all that the format can. */
-const Time = z.iso
-  .datetime({ offset: true })
-  .refine((time) => /^(19[7-9]\d|[2-9]\d{3})-/.test(time), 'must lie between 1970 and 9999');
-
 const ListQuery = z.object({
   status: Session.shape.status.optional(),
   agent: text(256).optional(),
   key: text(256).optional(),
-  after: Time.optional().openapi({ description: 'Created after this time.' }),
-  before: Time.optional().openapi({ description: 'Created before this time.' }),
+  after: TimeQuery.optional().openapi({ description: 'Created after this time.' }),
+  before: TimeQuery.optional().openapi({ description: 'Created before this time.' }),
   limit: limit(50, 100),
   cursor: idCursor('ses_'),
 });
@@ -72,7 +76,7 @@ function mountCreate(api: Api, runtime: Runtime, admit: Admit): void {
     createRoute({
       method: 'post',
       path: '/sessions',
-      ...admit.org(),
+      ...admit.org('write'),
       request: {
         ...body(CreateSession),
         headers: z.object({ 'idempotency-key': text(256).min(1).optional() }),
@@ -93,6 +97,7 @@ function mountCreate(api: Api, runtime: Runtime, admit: Admit): void {
         input: toInput(typeof input === 'string' ? { text: input } : input, caller),
         metadata: metadata ?? undefined,
         limits: limits ?? undefined,
+        destinations: destinationsOf(request),
       });
       const { token } = await mintClientToken(runtime, caller.org, made.id);
       const session = await wireSession(runtime, caller.org, made.id);
@@ -106,7 +111,7 @@ function mountReads(api: Api, runtime: Runtime, admit: Admit): void {
     createRoute({
       method: 'get',
       path: '/sessions',
-      ...admit.org(),
+      ...admit.org('read'),
       request: { query: ListQuery },
       responses: {
         200: json(z.object({ data: z.array(Session), next_cursor: z.string().nullable() }), 'Newest first.'),
@@ -117,8 +122,8 @@ function mountReads(api: Api, runtime: Runtime, admit: Admit): void {
       const { after, before, ...filter } = context.req.valid('query');
       const rows = await listSessions(runtime.database.db, context.get('caller').org, {
         ...filter,
-        after: after === undefined ? undefined : new Date(after),
-        before: before === undefined ? undefined : new Date(before),
+        after,
+        before,
       });
       return context.json(
         { data: rows.map(renderSession), next_cursor: nextCursor(rows, filter.limit) },
@@ -131,7 +136,7 @@ function mountReads(api: Api, runtime: Runtime, admit: Admit): void {
     createRoute({
       method: 'get',
       path: '/sessions/{session_id}',
-      ...admit.session(),
+      ...admit.session('read'),
       request: { params: SessionPath },
       responses: { 200: json(Session, 'The session.'), ...problems },
     }),
@@ -142,7 +147,7 @@ function mountReads(api: Api, runtime: Runtime, admit: Admit): void {
     createRoute({
       method: 'get',
       path: '/sessions/{session_id}/sources',
-      ...admit.session(),
+      ...admit.session('read'),
       request: { params: SessionPath },
       responses: { 200: json(z.array(z.object({ name: z.string() })), 'Always empty.'), ...problems },
     }),
@@ -155,7 +160,7 @@ function mountEnds(api: Api, runtime: Runtime, admit: Admit): void {
     createRoute({
       method: 'post',
       path: '/sessions/{session_id}/cancel',
-      ...admit.session(),
+      ...admit.session('write'),
       request: { params: SessionPath },
       responses: {
         202: json(Affected, 'The active turn, if any, ends at its next checkpoint.'),
@@ -173,7 +178,7 @@ function mountEnds(api: Api, runtime: Runtime, admit: Admit): void {
     createRoute({
       method: 'post',
       path: '/sessions/{session_id}/archive',
-      ...admit.session(),
+      ...admit.session('write'),
       request: { params: SessionPath },
       responses: {
         202: json(Affected, 'Archived, or about to be once the active turn has ended.'),
@@ -192,14 +197,15 @@ function refuseUnsupported(request: z.infer<typeof CreateSession>): void {
   if (request.sources !== undefined && request.sources.length > 0) {
     throw new OverwinterError('sources_not_supported', 'this server checks out no sources', 'sources');
   }
-  if (request.webhook || (request.destinations !== undefined && request.destinations.length > 0)) {
-    const param = request.webhook ? 'webhook' : 'destinations';
-    throw new OverwinterError(
-      'webhooks_unavailable',
-      'this version of the server delivers no webhooks',
-      param,
-    );
-  }
+}
+
+/** Those of the request, and the one that the shorthand `webhook` stands for. */
+function destinationsOf({ webhook, destinations }: z.infer<typeof CreateSession>): DestinationSpec[] {
+  const named = (destinations ?? []).map((spec, index) => ({ ...spec, param: `destinations.${index}.url` }));
+  if (webhook === undefined || webhook === null) return named;
+  if (named.length >= DESTINATIONS_MAX)
+    throw new OverwinterError('invalid', `with "webhook" there are over ${DESTINATIONS_MAX}`, 'destinations');
+  return [...named, { ...DestinationFields.parse({ url: webhook }), param: 'webhook' }];
 }
 
 async function wireSession(runtime: Runtime, org: string, id: string): Promise<z.infer<typeof Session>> {

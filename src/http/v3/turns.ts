@@ -6,10 +6,11 @@ import { seqOfEventId, seqOfTurnId } from '../../resource/id.ts';
 import { TurnError, TurnUsage, YieldReason } from '../../session/event.ts';
 import { foldTurns, type Turn as TurnRecord } from '../../session/turns.ts';
 import { readOne, readTurn, readTurnEvents } from '../../store/events.ts';
-import { idCursor, json, limit, nextCursor, type Api } from '../api.ts';
+import { renderEvent } from '../../store/rows.ts';
+import { idCursor, json, limit, page, renderPage, type Api } from '../api.ts';
 import type { Admit } from '../auth.ts';
 import { problems } from '../error.ts';
-import { Event, jsonText, renderEvent } from '../wire.ts';
+import { Event, jsonText } from '../wire.ts';
 
 const Turn = z
   .object({
@@ -34,10 +35,10 @@ export function mountTurns(api: Api, runtime: Runtime, admit: Admit): void {
     createRoute({
       method: 'get',
       path: '/sessions/{session_id}/turns',
-      ...admit.session(),
+      ...admit.session('read'),
       request: { params: SessionPath, query: z.object({ limit: limit(50, 100), cursor: idCursor('trn_') }) },
       responses: {
-        200: json(z.object({ data: z.array(Turn), next_cursor: z.string().nullable() }), 'Newest first.'),
+        200: json(page(Turn), 'Newest first.'),
         ...problems,
       },
     }),
@@ -48,7 +49,7 @@ export function mountTurns(api: Api, runtime: Runtime, admit: Admit): void {
       if (before_seq === undefined)
         throw new OverwinterError('invalid', 'the cursor is not of this session', 'cursor');
       const turns = foldTurns(await readTurnEvents(runtime.database.db, id, before_seq, limit)).toReversed();
-      return context.json({ data: turns, next_cursor: nextCursor(turns, limit) }, 200);
+      return context.json(renderPage(turns, limit), 200);
     },
   );
 
@@ -56,7 +57,7 @@ export function mountTurns(api: Api, runtime: Runtime, admit: Admit): void {
     createRoute({
       method: 'get',
       path: '/sessions/{session_id}/turns/{turn_id}',
-      ...admit.session(),
+      ...admit.session('read'),
       request: { params: z.object({ session_id: z.string(), turn_id: z.string() }) },
       responses: { 200: json(Turn, 'The turn.'), ...problems },
     }),
@@ -71,7 +72,7 @@ export function mountTurns(api: Api, runtime: Runtime, admit: Admit): void {
     createRoute({
       method: 'get',
       path: '/sessions/{session_id}/result',
-      ...admit.session(),
+      ...admit.session('read'),
       request: { params: SessionPath },
       responses: {
         200: json(

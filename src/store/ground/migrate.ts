@@ -4,7 +4,7 @@ import { sql } from 'kysely';
 import { Migrator, type Migration } from 'kysely/migration';
 import type { Db } from './tables.ts';
 
-const DIRECTORY = new URL('../../schema/migrations/', import.meta.url);
+const DIRECTORY = new URL('../../../schema/migrations/', import.meta.url);
 
 /** @throws Error in one sentence when the database is newer than this program or a migration fails. */
 export async function migrate(db: Db): Promise<void> {

@@ -75,6 +75,8 @@ async function openPostgres(ground: Extract<Ground, { kind: 'postgres' }>, max: 
   const pool = new pg.Pool({ ...settings, max, query_timeout: QUERY_MS_MAX });
   // A connection that dies while idle is replaced by the pool; without a listener its error would end the process.
   pool.on('error', () => undefined);
+  // So would one that dies under a statement: the pool listens only while it is idle, and the statement's own error is enough.
+  pool.on('connect', (client) => client.on('error', () => undefined));
   const db = new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
   return {
     kind: 'postgres',
@@ -106,6 +108,11 @@ export function isConnectionError(error: unknown): boolean {
   // 25006: the server became a read-only standby; the pool's next connection may find the new primary.
   const connection = /^(08|57P0|53300|25006|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOST|ENET)/.test(code);
   return connection || /Connection terminated|timeout/.test(error.message);
+}
+
+/** Whether the statement was the victim of a deadlock: nothing of it was done, and it may be done again. */
+export function isDeadlock(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === '40P01';
 }
 
 /** Bigints fit a number here: seqs and counts, never money. */

@@ -8,15 +8,23 @@ type Json<T = unknown> = ColumnType<T, string | null, string | null>;
 
 export type Tables = {
   setting: { name: string; value: string };
-  org: { id: string; name: string; created_at: Time };
+  org: {
+    id: string;
+    name: string;
+    created_at: Time;
+    /** Raised with every revocation of a key. */
+    key_revision: Generated<number>;
+  };
   api_key: {
     id: string;
     org: string;
     name: string;
     public_id: string;
     digest: Uint8Array;
+    scopes: string[];
     created_at: Time;
     expires_at: NullableTime;
+    last_used_at: NullableTime;
     revoked_at: NullableTime;
   };
   credential: {
@@ -67,6 +75,8 @@ export type Tables = {
     due_at: NullableTime;
     prefers_node: string | null;
     epoch: Generated<number>;
+    /** Raised with every change of the stream's destinations. */
+    destinations: Generated<number>;
     lease_node: string | null;
     lease_at: NullableTime;
     forked_from: string | null;
@@ -120,6 +130,51 @@ export type Tables = {
     created_at: Time;
     expires_at: Date;
     revoked_at: NullableTime;
+  };
+  endpoint: { org: string; origin: string; failures: Generated<number>; open_until: NullableTime };
+  destination: {
+    id: string;
+    org: string;
+    stream: string | null;
+    agent_id: string | null;
+    /** From 1 up, unique among the destinations of one session, agent or org. */
+    slot: number;
+    url: string;
+    origin: string;
+    level: string;
+    types: string[] | null;
+    include_raw: boolean;
+    enabled: boolean;
+    created_after_seq: Generated<number>;
+    created_at: Time;
+    updated_at: Time;
+  };
+  destination_secret: {
+    id: string;
+    org: string;
+    destination_id: string;
+    sealed: string;
+    expires_at: NullableTime;
+    created_at: Time;
+  };
+  delivery: {
+    stream: string;
+    id: string;
+    org: string;
+    seq: number;
+    destination_id: string;
+    origin: string;
+    status: Generated<string>;
+    attempts: Generated<number>;
+    attempts_before: Generated<number>;
+    due_at: NullableTime;
+    node: string | null;
+    last_attempt_at: NullableTime;
+    response_code: number | null;
+    response_body: string | null;
+    error: string | null;
+    created_at: Time;
+    updated_at: Time;
   };
   node: { id: string; started_at: Time; alive_until: Date };
   computer: {
