@@ -4,7 +4,9 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { reply, text, toolUse } from './helpers/messages-api.ts';
+import { reply, text, toolUse } from './helpers/model/messages-api.ts';
+import { PROCESS_SANDBOX, type TestNode } from './helpers/node.ts';
+import { recordedFetch } from './helpers/records.ts';
 import { eventually, gate, makeWorld, streamUntil, type World } from './helpers/world.ts';
 
 const MAIN = new URL('../src/main.ts', import.meta.url).pathname;
@@ -108,6 +110,65 @@ describe('a start', () => {
     expect(second.api_key).toBe(first.api_key);
     expect((await second.client.sessions.get(session.id)).status).toBe('idle');
   });
+});
+
+describe('a first key that is revoked', () => {
+  it('does not keep the node from its start, is not shown as one that works, and makes room for another', async () => {
+    const first = await world.start();
+    const other = await replaceKey(first);
+    await first.stop();
+    const second = await world.start();
+    const said = second.output() + second.log();
+    expect(second.output()).toMatch(
+      /API key {5}revoked or expired: .*remove the file or set OVERWINTER_API_KEY/,
+    );
+    expect(second.log()).toContain('the API key of this start is revoked or has expired');
+    expect(said).not.toContain(first.api_key);
+    expect([await statusFor(second.url, first.api_key), await statusFor(second.url, other)]).toEqual([
+      401, 200,
+    ]);
+    await second.stop();
+    const third = await world.start({ OVERWINTER_API_KEY: other });
+    expect(third.output()).toContain('from OVERWINTER_API_KEY');
+    await third.stop();
+    fs.rmSync(path.join(world.directory, 'api-key'));
+    const fourth = await world.start();
+    expect([await statusFor(fourth.url, fourth.api_key), fourth.api_key === first.api_key]).toEqual([
+      200,
+      false,
+    ]);
+  });
+
+  it('is not one whose id another key has: that start is refused', async () => {
+    const first = await world.start();
+    await first.stop();
+    const taken = first.api_key.slice(0, 12) + 'A'.repeat(43);
+    const directory = { OVERWINTER_DATA_DIR: world.directory, ...PROCESS_SANDBOX };
+    const { code, stderr } = await runMain({ ...directory, OVERWINTER_API_KEY: taken });
+    expect([code, stderr]).toEqual([
+      2,
+      'Another API key has the id of the key of this start; set a new OVERWINTER_API_KEY.\n',
+    ]);
+  });
+
+  async function ask(url: string, key: string, method: string, body?: object): Promise<Response> {
+    const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' };
+    return await recordedFetch(url, { method, headers, ...(body ? { body: JSON.stringify(body) } : {}) });
+  }
+
+  async function statusFor(url: string, key: string): Promise<number> {
+    return (await ask(`${url}/v3/agents`, key, 'GET')).status;
+  }
+
+  /** Makes another admin key and revokes the node's own. */
+  async function replaceKey({ url, api_key }: TestNode): Promise<string> {
+    const keys = `${url}/v3/api-keys`;
+    const { data } = (await (await ask(keys, api_key, 'GET')).json()) as { data: { id: string }[] };
+    const made = await ask(keys, api_key, 'POST', { name: 'other', scopes: ['admin'] });
+    const { key } = (await made.json()) as { key: string };
+    expect((await ask(`${keys}/${data[0]!.id}`, api_key, 'DELETE')).status).toBe(204);
+    return key;
+  }
 });
 
 describe('a stop', () => {

@@ -12,7 +12,7 @@ import {
 } from '@opencomputer/sdk';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { GROUNDS } from '../helpers/grounds.ts';
-import { reply, text, toolUse, type Reply, type Script } from '../helpers/messages-api.ts';
+import { reply, text, toolUse, type Reply, type Script } from '../helpers/model/messages-api.ts';
 import type { TestNode } from '../helpers/node.ts';
 import { eventually, gate, makeWorld, streamUntil, type World } from '../helpers/world.ts';
 

@@ -5,8 +5,9 @@
 import type { Event, Session } from '@opencomputer/sdk';
 import { describe, expect, it } from 'vitest';
 import failpoints from '../../fixtures/failpoints.json' with { type: 'json' };
-import { reply, text, toolUse, type Script } from '../helpers/messages-api.ts';
+import { reply, text, toolUse, type Script } from '../helpers/model/messages-api.ts';
 import type { TestNode } from '../helpers/node.ts';
+import { startReceiver, type Receiver } from '../helpers/receiver.ts';
 import { eventually, makeWorld } from '../helpers/world.ts';
 
 /**
@@ -33,20 +34,24 @@ function makeScript(): Script {
 }
 
 /** Effects that only a part of a driver or of a later issue has are killed in tests of their own. */
-const reached = failpoints.filter((name) => !name.startsWith('sandbox.') && name !== 'blob.directory_made');
+const reached = failpoints.filter(
+  (name) => !/^(sandbox|secret)\./.test(name) && name !== 'blob.directory_made',
+);
 
 describe.each(reached)('killed after %s', (failpoint) => {
-  it('finishes the session after a restart', { timeout: 40_000 }, async () => {
+  it('finishes the session after a restart, and every webhook arrives', { timeout: 40_000 }, async () => {
+    const receiver = await startReceiver();
     const world = await makeWorld(makeScript(), {
       OVERWINTER_HIBERNATE_AFTER_MS: '1',
       OVERWINTER_POLL_MS: '50',
+      OVERWINTER_WEBHOOK_ALLOW: '127.0.0.0/8',
     });
     try {
       const first = await world.start({ OVERWINTER_FAILPOINT: failpoint });
-      await journey(first).catch(() => undefined);
+      await journey(first, receiver).catch(() => undefined);
       // The last effects come after the last event that the journey waits for.
       await eventually(() => first.process.signalCode === 'SIGKILL');
-      const session = await journey(await world.start());
+      const session = await journey(await world.start(), receiver);
       const log = await wholeLog(session);
       expect(log.map((event) => event.seq)).toEqual(log.map((_, index) => index + 1));
       const ends = log.filter((event) => event.type === 'turn.completed');
@@ -56,22 +61,56 @@ describe.each(reached)('killed after %s', (failpoint) => {
       ]);
       const { result } = await session.result();
       expect(result?.body).toEqual({ text: 'It is still there.' });
+      await arrived(receiver, session, log);
       expect(world.api.refused).toEqual([]);
     } finally {
       await world.end();
+      await receiver.close();
     }
   });
 });
 
 /** Two turns with a sleep of the computer after each. Every step may be repeated, so a second node goes on where the first died. */
-async function journey(node: TestNode): Promise<Session> {
+async function journey(node: TestNode, receiver: Receiver): Promise<Session> {
   const { agents, sessions } = node.client;
   const agent = await agents.create({ name: 'a', prompt: 'Test.', model: 'anthropic/claude-test' });
-  const session = await sessions.create({ agent: agent.id, input: 'first', key: 'the-session' });
+  const session = await sessions.create({
+    ...{ agent: agent.id, input: 'first', key: 'the-session' },
+    webhook: `${receiver.url}/first`,
+  });
   await asleep(session, 1);
   await session.steer('second', { idempotencyKey: 'second' });
   await asleep(session, 2);
+  await replay(node, session, `${receiver.url}/second`);
   return session;
+}
+
+/** A destination of later, which gets what was before it. */
+async function replay(node: TestNode, session: Session, url: string): Promise<void> {
+  const known = (await session.destinations.list()).find((one) => one.url === url);
+  const { id } = known ?? (await session.destinations.create({ url }));
+  const response = await fetch(`${node.url}/v3/sessions/${session.id}/destinations/${id}/replay`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${node.api_key}`, 'content-type': 'application/json' },
+    body: '{"from_seq":1}',
+  });
+  if (!response.ok) throw new Error(`replay answered ${response.status}`);
+}
+
+/** Every event of level `user` has come to both destinations, under its own id. */
+async function arrived(receiver: Receiver, session: Session, log: Event[]): Promise<void> {
+  const owed = log.filter(({ level }) => level === 'user').map(({ id }) => id);
+  for (const path of ['/first', '/second']) {
+    const missing = (): string[] => {
+      const came = receiver.received.filter((one) => one.path === path);
+      return owed.filter((id) => !came.some(({ headers }) => headers['webhook-id'] === id));
+    };
+    await eventually(() => missing().length === 0);
+  }
+  await eventually(async () => {
+    const { length } = await session.deliveries.list({ status: 'delivered', limit: 100 });
+    return length === 2 * owed.length;
+  });
 }
 
 /** Waits for the end of the turn and for the sleep that follows it. */

@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { Event, Session } from '@opencomputer/sdk';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { reply, text, toolUse, type Script } from '../helpers/messages-api.ts';
+import { reply, text, toolUse, type Script } from '../helpers/model/messages-api.ts';
 import type { TestNode } from '../helpers/node.ts';
 import { eventually, gate, makeWorld, streamUntil, type World } from '../helpers/world.ts';
 

@@ -1,15 +1,21 @@
-/** Makes one migrated embedded database per run, which tests copy: making one takes seconds, copying it does not. */
+/**
+ * Makes one migrated embedded database per run, which tests copy: making one takes seconds, copying it does not. And one directory
+ * for what the run records.
+ */
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import type { TestProject } from 'vitest/node';
-import { openDatabase } from '../../src/store/database.ts';
+import { openDatabase } from '../../src/store/ground/database.ts';
+import { RECORDS } from './records.ts';
 
 declare module 'vitest' {
   // eslint-disable-next-line typescript/consistent-type-definitions -- augmentation of an interface
   export interface ProvidedContext {
     /** A data directory to copy, never to open. */
     embedded_template: string;
+    /** Some tests of the files that run are left out by their name. */
+    tests_are_picked: boolean;
   }
 }
 
@@ -18,5 +24,10 @@ export default async function setup(project: TestProject): Promise<() => void> {
   const database = await openDatabase({ kind: 'embedded', directory });
   await database.close();
   project.provide('embedded_template', directory);
-  return () => fs.rmSync(directory, { recursive: true, force: true });
+  project.provide('tests_are_picked', project.vitest.config.testNamePattern !== undefined);
+  const records = fs.mkdtempSync(path.join(os.tmpdir(), 'overwinter-records-'));
+  process.env[RECORDS] = records;
+  return () => {
+    for (const made of [directory, records]) fs.rmSync(made, { recursive: true, force: true });
+  };
 }

@@ -3,15 +3,18 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { serve } from '@hono/node-server';
 import { createApp, type AppOptions } from '../../src/http/app.ts';
+import { createListener, type Bounds } from '../../src/http/listener.ts';
 import type { Runtime } from '../../src/engine/runtime.ts';
-import { makeApiKey } from '../../src/secret/key.ts';
-import { ensureApiKey } from '../../src/store/api-keys.ts';
-import { createOrg } from '../../src/store/installation.ts';
+import { makeApiKey, makeClientToken } from '../../src/secret/key.ts';
+import { insertApiKey, type NewApiKey } from '../../src/store/api-keys.ts';
+import { insertClientToken, type NewClientToken } from '../../src/store/client-tokens.ts';
+import { ensureDefaultOrg, insertOrg } from '../../src/store/orgs.ts';
+import type { GROUNDS, TestGround } from './grounds.ts';
+import { recordedFetch } from './records.ts';
 import { testRuntime } from './runtime.ts';
 
-type Org = { id: string; key: string };
+type Org = { id: string; key: string; key_id: string };
 
 export type Answer = { status: number; headers: Headers; text: string; json: Json };
 /** Tests read answers freely; a wrong shape fails the assertion that reads it. */
@@ -42,15 +45,17 @@ export type TestServer = {
   close: () => Promise<void>;
 };
 
+/** @param on two servers on one PostgreSQL database are two nodes. */
 export async function startServer(
   overrides: Partial<Runtime> = {},
-  options: Partial<AppOptions> = {},
+  options: Partial<AppOptions> & { bounds?: Bounds } = {},
+  on: (typeof GROUNDS)[number] | TestGround = 'embedded',
 ): Promise<TestServer> {
-  const { runtime, close } = await testRuntime(overrides);
+  const { runtime, close } = await testRuntime(overrides, on);
   const stopping = new AbortController();
   const app = createApp(runtime, { signal: stopping.signal, version: '0.0.0', capabilities: {}, ...options });
-  const server = serve({ fetch: app.fetch, hostname: '127.0.0.1', port: 0 }) as Server;
-  await once(server, 'listening');
+  const server = createListener(app, runtime.newId, options.bounds);
+  await once(server.listen(0, '127.0.0.1'), 'listening');
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const org = await makeOrg(runtime);
   return {
@@ -68,16 +73,51 @@ export async function startServer(
 
 async function makeOrg(runtime: Runtime): Promise<Org> {
   const id = runtime.newId('org');
-  await createOrg(runtime.database.db, { id, name: 'test' });
-  const { key, ...stored } = makeApiKey(randomBytes);
-  await ensureApiKey(runtime.database.db, id, { id: runtime.newId('api_key'), name: 'test', ...stored });
-  return { id, key };
+  const { key, stored } = drawKey(runtime);
+  await insertOrg(runtime.database.db, { id, name: 'test' }, stored);
+  return { id, key, key_id: stored.id };
+}
+
+/** The default org, made when there is none, with an admin key: the operator's. */
+export async function makeOperator(runtime: Runtime): Promise<Org> {
+  const { id } = await ensureDefaultOrg(runtime.database.db, runtime.newId('org'), 'default');
+  return { id, ...(await makeKey(runtime, id)) };
+}
+
+/** An API key of the org, `admin` unless told otherwise. */
+export async function makeKey(
+  runtime: Runtime,
+  org: string,
+  fields: Pick<Partial<NewApiKey>, 'scopes' | 'expires_at'> = {},
+): Promise<{ key: string; key_id: string }> {
+  const { key, stored } = drawKey(runtime, fields);
+  await insertApiKey(runtime.database.db, org, stored);
+  return { key, key_id: stored.id };
+}
+
+/** A client token of the session, for both scopes and an hour unless told otherwise. */
+export async function makeToken(
+  runtime: Runtime,
+  org: string,
+  session_id: string,
+  fields: Partial<Pick<NewClientToken, 'scopes' | 'ttl_s'>> = {},
+): Promise<{ id: string; token: string }> {
+  const { token, digest } = makeClientToken(randomBytes);
+  const row = { id: runtime.newId('client_token'), session_id, digest, ttl_s: 3600 };
+  await insertClientToken(runtime.database.db, org, { ...row, scopes: ['read', 'steer'], ...fields });
+  return { id: row.id, token };
+}
+
+function drawKey(runtime: Runtime, fields: Partial<NewApiKey> = {}): { key: string; stored: NewApiKey } {
+  const { key, ...made } = makeApiKey(randomBytes);
+  const id = runtime.newId('api_key');
+  return { key, stored: { id, name: 'test', scopes: ['admin'], ...made, ...fields } };
 }
 
 async function request(url: string, what: string, { key, body, raw, headers }: Ask): Promise<Answer> {
   const [method, path] = what.split(' ') as [string, string];
   const sent = raw ?? (body === undefined ? undefined : JSON.stringify(body));
-  const response = await fetch(url + path, {
+  const response = await recordedFetch(url + path, {
     method,
     headers: {
       ...(key ? { authorization: `Bearer ${key}` } : {}),

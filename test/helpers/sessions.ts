@@ -2,13 +2,14 @@
 import type { Command } from '../../src/session/command.ts';
 import { decide } from '../../src/session/decide.ts';
 import { emptyState } from '../../src/session/state.ts';
-import type { Database } from '../../src/store/database.ts';
+import type { Database } from '../../src/store/ground/database.ts';
 import { createLog, type Log } from '../../src/store/log.ts';
+import type { NewDestination } from '../../src/store/destinations.ts';
 import { createSession } from '../../src/store/sessions.ts';
 import { AGENT, RULES } from './walk.ts';
 
 export const ORG = 'org_000000000000000000000001';
-const AGENT_ID = 'agt_000000000000000000000001';
+export const AGENT_ID = 'agt_000000000000000000000001';
 
 /** Another view of the same database, as another node has it. */
 export function newLog(database: Database): Log {
@@ -17,16 +18,21 @@ export function newLog(database: Database): Log {
 }
 
 /** @param number makes the id. */
-export async function newSession(database: Database, log: Log, number: number): Promise<string> {
+export async function newSession(
+  database: Database,
+  log: Log,
+  number: number,
+  destinations: NewDestination[] = [],
+): Promise<string> {
   const id = `ses_${number.toString(16).padStart(24, '0')}`;
   const drafts = decide(emptyState(id), CREATE, Date.now(), RULES);
   if (drafts instanceof Error) throw drafts;
   const session = {
     ...{ id, org: ORG, agent_id: AGENT_ID, key: null, credential_id: null },
-    ...{ snapshot: AGENT, limits: {}, metadata: null, create_key: null, drafts },
+    ...{ snapshot: AGENT, limits: {}, metadata: null, create_key: null, destinations, drafts },
   };
   const created = await createSession(database, RULES, session, Date.now());
-  if (created.created) log.adopt(id, ORG, created.state, created.rows);
+  if (created.created) log.adopt(ORG, { stream: id, ...created });
   return id;
 }
 

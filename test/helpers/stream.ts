@@ -1,6 +1,7 @@
 /** A reader of an event stream that keeps every byte, so that tests can check the frames themselves. */
 import { createParser, type EventSourceMessage } from 'eventsource-parser';
 import type { Json } from './http.ts';
+import { recordedFetch } from './records.ts';
 
 export type Frame = { text: string; id: number | undefined; event: string | undefined; data: Json };
 
@@ -18,7 +19,7 @@ export type Stream = {
 
 export async function openStream(url: string, headers: Record<string, string>): Promise<Stream> {
   const leaving = new AbortController();
-  const response = await fetch(url, { headers, signal: leaving.signal });
+  const response = await recordedFetch(url, { headers, signal: leaving.signal });
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   const frames: Frame[] = [];
   let rest = '';

@@ -9,7 +9,7 @@ import type { Event as WireEvent } from '@opencomputer/sdk';
 import { inject } from 'vitest';
 import { testGround, type GROUNDS } from './grounds.ts';
 import { PROCESS_SANDBOX, startNode, type NodeSettings, type TestNode } from './node.ts';
-import { startMessagesApi, type MessagesApi, type Script } from './messages-api.ts';
+import { startMessagesApi, type MessagesApi, type Script } from './model/messages-api.ts';
 
 export type World = {
   api: MessagesApi;

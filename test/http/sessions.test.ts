@@ -100,13 +100,13 @@ describe('create', () => {
     ['limits that are no numbers', { limits: { turns: 'x' } }, 400, 'invalid', 'limits.turns'],
     ['metadata over 16 KiB', { metadata: { a: 'x'.repeat(16_384) } }, 400, 'invalid', 'metadata'],
     ['sources', { sources: [{ url: 'x' }] }, 422, 'sources_not_supported', 'sources'],
-    ['a webhook', { webhook: 'https://example.com' }, 422, 'webhooks_unavailable', 'webhook'],
+    ['a webhook to a private address', { webhook: 'https://10.0.0.1/' }, 400, 'invalid', 'webhook'],
     [
-      'destinations',
-      { destinations: [{ url: 'https://example.com' }] },
-      422,
-      'webhooks_unavailable',
-      'destinations',
+      'destinations to a private address',
+      { destinations: [{ url: 'https://10.0.0.1/' }] },
+      400,
+      'invalid',
+      'destinations.0.url',
     ],
     ['input over 1 MiB', { input: 'x'.repeat(1024 * 1024 + 1) }, 413, 'too_large', 'text'],
     ['a body over 2 MiB', { input: 'x'.repeat(2 * 1024 * 1024) }, 413, 'too_large', undefined],
@@ -118,7 +118,7 @@ describe('create', () => {
     expect(answer.json['error']!['request_id']).toBe(answer.headers.get('x-request-id'));
   });
 
-  it('takes empty lists of what it does not serve', async () => {
+  it('takes empty lists and null for nothing', async () => {
     expect((await create({ sources: [], destinations: [], webhook: null })).status).toBe(201);
   });
 

@@ -11,8 +11,8 @@ import {
   respondTo,
   serve,
   usageIn,
-} from '../helpers/anthropic-calls.ts';
-import type { MessagesApi } from '../helpers/messages-api.ts';
+} from '../helpers/model/anthropic-calls.ts';
+import type { MessagesApi } from '../helpers/model/messages-api.ts';
 
 const FIXTURES = readdirSync(new URL('../../fixtures/anthropic/', import.meta.url)).map((file) =>
   file.replace(/\.sse$/, ''),

@@ -1,7 +1,7 @@
 /** How the provider classifies what goes wrong before a stream begins, and that no outcome holds the key. */
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { KEY, respond, serve } from '../helpers/anthropic-calls.ts';
-import { reply, text } from '../helpers/messages-api.ts';
+import { KEY, respond, serve } from '../helpers/model/anthropic-calls.ts';
+import { reply, text } from '../helpers/model/messages-api.ts';
 
 afterEach(() => {
   vi.unstubAllEnvs();

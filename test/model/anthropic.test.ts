@@ -10,8 +10,8 @@ import {
   respondTo,
   serve,
   usageIn,
-} from '../helpers/anthropic-calls.ts';
-import { type Reply, reply, text, thinking, toolUse } from '../helpers/messages-api.ts';
+} from '../helpers/model/anthropic-calls.ts';
+import { type Reply, reply, text, thinking, toolUse } from '../helpers/model/messages-api.ts';
 
 const FOREVER = new Promise<void>(() => undefined);
 

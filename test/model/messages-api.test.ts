@@ -10,8 +10,8 @@ import {
   text,
   thinking,
   toolUse,
-} from '../helpers/messages-api.ts';
-import { signThinking, validateRequest } from '../helpers/messages-api-validator.ts';
+} from '../helpers/model/messages-api.ts';
+import { signThinking, validateRequest } from '../helpers/model/messages-api-validator.ts';
 
 type Block = Record<string, unknown>;
 type Message = MessagesRequest['messages'][number];

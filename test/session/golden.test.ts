@@ -8,7 +8,7 @@ import { describe, expect, it } from 'vitest';
 import { EVENTS, type SessionEvent } from '../../src/session/event.ts';
 import { evolve } from '../../src/session/evolve.ts';
 import { emptyState } from '../../src/session/state.ts';
-import { signThinking, validateRequest } from '../helpers/messages-api-validator.ts';
+import { signThinking, validateRequest } from '../helpers/model/messages-api-validator.ts';
 import { STREAM } from '../helpers/life.ts';
 import { lastRequest, play, SCENARIOS } from '../helpers/scenarios.ts';
 import { ROOT } from '../helpers/source.ts';

@@ -8,7 +8,7 @@ import { next } from '../../src/session/next.ts';
 import { emptyState, status } from '../../src/session/state.ts';
 import { modelRequest, transcript } from '../../src/session/transcript.ts';
 import { tokens } from '../../src/session/usage.ts';
-import { signThinking, validateRequest } from '../helpers/messages-api-validator.ts';
+import { signThinking, validateRequest } from '../helpers/model/messages-api-validator.ts';
 import {
   happen,
   happenings,

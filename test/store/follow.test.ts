@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Level } from '../../src/session/event.ts';
 import { isVisible } from '../../src/session/event.ts';
-import type { Database } from '../../src/store/database.ts';
+import type { Database } from '../../src/store/ground/database.ts';
 import { readEvents } from '../../src/store/events.ts';
 import { createFollow, type Follow } from '../../src/store/follow.ts';
 import type { Log } from '../../src/store/log.ts';

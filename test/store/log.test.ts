@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { evolve } from '../../src/session/evolve.ts';
 import { emptyState } from '../../src/session/state.ts';
-import type { Database } from '../../src/store/database.ts';
+import type { Database } from '../../src/store/ground/database.ts';
 import { readEvents, readPage } from '../../src/store/events.ts';
 import { claim, heartbeat, voidAllLeases } from '../../src/store/leases.ts';
 import type { Log } from '../../src/store/log.ts';

@@ -1,8 +1,8 @@
 /** Calls of the real provider against the stand-in, for the tests of both. */
 import { readFileSync } from 'node:fs';
 import { afterEach } from 'vitest';
-import { anthropicProvider } from '../../src/model/anthropic.ts';
-import type { ModelOutcome, ModelRequest } from '../../src/resource/model.ts';
+import { anthropicProvider } from '../../../src/model/anthropic.ts';
+import type { ModelOutcome, ModelRequest } from '../../../src/resource/model.ts';
 import { type MessagesApi, type Reply, type Script, startMessagesApi } from './messages-api.ts';
 
 export const KEY = 'sk-ant-canary-0123456789abcdef';
@@ -55,7 +55,7 @@ export async function respondTo(answer: Reply, options: CallOptions = {}): Promi
 
 /** The recorded stream `fixtures/anthropic/<name>.sse`. */
 export function fixture(name: string): string {
-  return readFileSync(new URL(`../../fixtures/anthropic/${name}.sse`, import.meta.url), 'utf8');
+  return readFileSync(new URL(`../../../fixtures/anthropic/${name}.sse`, import.meta.url), 'utf8');
 }
 
 export function asResponded(outcome: ModelOutcome): Extract<ModelOutcome, { kind: 'responded' }> {
