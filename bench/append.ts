@@ -10,7 +10,7 @@ import type { Command } from '../src/session/command.ts';
 import { decide } from '../src/session/decide.ts';
 import type { Rules } from '../src/session/rules.ts';
 import { emptyState } from '../src/session/state.ts';
-import { openDatabase, type Database } from '../src/store/database.ts';
+import { openDatabase, type Database } from '../src/store/ground/database.ts';
 import { createLog, type Log } from '../src/store/log.ts';
 import { chainHash } from '../src/store/rows.ts';
 import { createSession } from '../src/store/sessions.ts';
@@ -146,11 +146,11 @@ async function create(
   if (drafts instanceof Error) throw drafts;
   const session = {
     ...{ id, org: ORG, agent_id: agent.agent_id, key: null, credential_id: null, snapshot: agent },
-    ...{ limits: {}, metadata: null, create_key: null, drafts },
+    ...{ limits: {}, metadata: null, create_key: null, destinations: [], drafts },
   };
   const created = await createSession(database, RULES, session, Date.now());
   if (!created.created) throw new Error(`${id} exists`);
-  log.adopt(id, ORG, created.state, created.rows);
+  log.adopt(ORG, { stream: id, ...created });
   verified.set(id, { seq: 0, hash: '' });
 }
 

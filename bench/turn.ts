@@ -17,8 +17,8 @@ import type { TestProject } from 'vitest/node';
 import { completeBlocks, emptyAnswer, foldEvent } from '../src/model/anthropic-stream.ts';
 import type { ContentBlock } from '../src/resource/model.ts';
 import { COMPUTER_NOTE, TOOL_DEFINITIONS } from '../src/resource/tool.ts';
-import { eventsOf, messageOf, reply, text, toolUse } from '../test/helpers/messages-api-reply.ts';
-import type { MessagesRequest, Reply } from '../test/helpers/messages-api-reply.ts';
+import { eventsOf, messageOf, reply, text, toolUse } from '../test/helpers/model/messages-api-reply.ts';
+import type { MessagesRequest, Reply } from '../test/helpers/model/messages-api-reply.ts';
 import { PROCESS_SANDBOX, startNode, type NodeSettings, type TestNode } from '../test/helpers/node.ts';
 import setUpPostgres from '../test/helpers/postgres-setup.ts';
 

@@ -11,10 +11,10 @@ import { parseArgs, styleText } from 'node:util';
 import type { Event, Session } from '@opencomputer/sdk';
 import { SETTINGS } from '../src/config.ts';
 import { bwrapDriver } from '../src/sandbox/bwrap.ts';
-import { openDatabase } from '../src/store/database.ts';
-import { installationId } from '../src/store/installation.ts';
-import { reply, startMessagesApi, text, toolUse } from '../test/helpers/messages-api.ts';
-import type { MessagesApi, MessagesRequest, Reply } from '../test/helpers/messages-api.ts';
+import { openDatabase } from '../src/store/ground/database.ts';
+import { installationId } from '../src/store/orgs.ts';
+import { reply, startMessagesApi, text, toolUse } from '../test/helpers/model/messages-api.ts';
+import type { MessagesApi, MessagesRequest, Reply } from '../test/helpers/model/messages-api.ts';
 import { startNode, type TestNode } from '../test/helpers/node.ts';
 
 const TASK =

@@ -6,7 +6,7 @@ import fs from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { sql } from 'kysely';
-import { openDatabase, type Database } from '../src/store/database.ts';
+import { openDatabase, type Database } from '../src/store/ground/database.ts';
 
 export async function schemaSql(): Promise<string> {
   const directory = await fs.mkdtemp(path.join(os.tmpdir(), 'overwinter-schema-'));

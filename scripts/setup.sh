@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a fresh checkout ready: Debian's bubblewrap, then the packages of the lockfile. May run again at any time.
+# Makes a fresh checkout ready: Debian's bubblewrap and (for a test) iproute2, then the packages of the lockfile. May run again at any time.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -8,20 +8,26 @@ fail() {
   exit 1
 }
 
-if command -v bwrap >/dev/null 2>&1; then
-  echo "setup: bubblewrap is there ($(bwrap --version))"
+missing=
+command -v bwrap >/dev/null 2>&1 || missing="$missing bubblewrap"
+command -v ip >/dev/null 2>&1 || [ -x /usr/sbin/ip ] || missing="$missing iproute2"
+missing=${missing# }
+
+if [ -z "$missing" ]; then
+  echo "setup: bubblewrap and iproute2 are there ($(bwrap --version))"
 else
-  command -v apt-get >/dev/null 2>&1 || fail "bubblewrap is missing and there is no apt-get: install bubblewrap by hand."
+  command -v apt-get >/dev/null 2>&1 || fail "there is no apt-get: install by hand what is missing: $missing."
   if [ "$(id -u)" -eq 0 ]; then
     as_root=
   elif command -v sudo >/dev/null 2>&1; then
     as_root=sudo
   else
-    fail "bubblewrap is missing: run \`apt-get install bubblewrap\` as root."
+    fail "something is missing: run \`apt-get install $missing\` as root."
   fi
-  echo "setup: installing bubblewrap"
+  echo "setup: installing $missing"
   $as_root apt-get update -qq
-  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bubblewrap
+  # shellcheck disable=SC2086 # several packages
+  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
 fi
 
 echo "setup: installing the packages of package-lock.json"
