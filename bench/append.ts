@@ -11,6 +11,7 @@ import { decide } from '../src/session/decide.ts';
 import type { Rules } from '../src/session/rules.ts';
 import { emptyState } from '../src/session/state.ts';
 import { openDatabase, type Database } from '../src/store/ground/database.ts';
+import { sessionKind } from '../src/store/kind.ts';
 import { createLog, type Log } from '../src/store/log.ts';
 import { chainHash } from '../src/store/rows.ts';
 import { createSession } from '../src/store/sessions.ts';
@@ -96,8 +97,8 @@ async function measure(
   sessions: number,
   clients: number,
 ): Promise<void> {
-  const log = createLog({
-    ...{ database, rules: RULES, now: Date.now, held_streams_max: 10_000 },
+  const log = createLog(sessionKind(RULES), {
+    ...{ database, now: Date.now, held_streams_max: 10_000 },
     fail: () => Promise.resolve(),
   });
   const verified: Verified = new Map();

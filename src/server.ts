@@ -21,7 +21,7 @@ import type { Limits } from './http/rate-limit.ts';
 import { lockDirectory } from './lock.ts';
 import { anthropicProvider } from './model/anthropic.ts';
 import { createPoster, type Poster } from './net/post.ts';
-import type { Capabilities, Driver } from './resource/computer.ts';
+import type { Capabilities, Driver } from './resource/computer/driver.ts';
 import { TESTS_AT_ONCE_MAX } from './resource/destination.ts';
 import { makeId, type NewId } from './resource/id.ts';
 import { bwrapDriver } from './sandbox/bwrap.ts';
@@ -34,6 +34,7 @@ import { openDatabase, type Database, type Ground } from './store/ground/databas
 import { createFollow } from './store/follow.ts';
 import { createHints } from './store/hints.ts';
 import { voidAllLeases } from './store/leases.ts';
+import { sessionKind } from './store/kind.ts';
 import { createLog } from './store/log.ts';
 import { ensureApiKey, type NewApiKey } from './store/api-keys.ts';
 import { ensureDefaultOrg, installationId } from './store/orgs.ts';
@@ -81,7 +82,7 @@ export async function startServer(config: Config, version: string): Promise<Serv
   );
   const rules = rulesOf(config);
   const master_keys = await masterKeys(config, fail);
-  const log = createLog({ database, rules, now: heartbeat.now, fail, held_streams_max: 10_000 });
+  const log = createLog(sessionKind(rules), { database, now: heartbeat.now, fail, held_streams_max: 10_000 });
   const runtime: Runtime = {
     node,
     database,

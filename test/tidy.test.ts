@@ -108,10 +108,10 @@ describe('the database', () => {
     expect(outside.filter(speaksSql).map(({ path }) => path)).toEqual([]);
   });
 
-  it('has events inserted by the log, the flush and the creation of sessions only', () => {
+  it('has events inserted by the log, the flush and the creation of sessions and computers only', () => {
     const inserts = /insert\s+into\s+event\b|insertInto\(\s*['"]event['"]|\bEVENT_INSERT\b/i;
     const writers = src.filter(({ bare }) => inserts.test(bare)).map(({ path }) => path);
-    const doors = ['log', 'flush', 'sessions'].map((name) => `src/store/${name}.ts`);
+    const doors = ['log', 'flush', 'sessions', 'computer/computers'].map((name) => `src/store/${name}.ts`);
     expect(writers.filter((path) => !doors.includes(path))).toEqual([]);
   });
 });

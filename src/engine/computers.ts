@@ -2,9 +2,9 @@
  * The computers of this node's sessions: attached on first need, woken when a tool needs them. What happens to a computer is
  * recorded as an intent before the driver acts and in the session's log after; a generation is given to one wake only.
  */
-import type { Computer } from '../resource/computer.ts';
+import type { Computer } from '../resource/computer/driver.ts';
 import type { ComputerState } from '../session/state.ts';
-import { intendWake, recordWake } from '../store/computers.ts';
+import { intendWake, recordWake } from '../store/computer/computers.ts';
 import type { Runner } from './runner.ts';
 import { write } from './runner.ts';
 import type { Runtime } from './runtime.ts';
@@ -40,6 +40,7 @@ export function createComputers(runtime: Runtime): Computers {
       generation: intent.generation,
       snapshot: snapshot_ref === null ? null : () => openSnapshot(runtime, snapshot_ref),
       limits: runtime.settings.computer,
+      ...{ network: { mode: 'off' }, image: null },
     });
     await runtime.fail('computer.woken');
     awake.set(intent.id, woken.computer);

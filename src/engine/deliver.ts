@@ -11,7 +11,7 @@ import {
   settleDeliveries,
   type ClaimedDelivery,
   type Settled,
-} from '../store/deliveries.ts';
+} from '../store/webhook/deliveries.ts';
 import { isConnectionError, isDeadlock } from '../store/ground/database.ts';
 import { createEndpoints } from './endpoints.ts';
 import { webhookRequest } from './envelope.ts';

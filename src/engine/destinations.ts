@@ -11,8 +11,8 @@ import {
   type DestinationRow,
   type NewDestination,
   type NewSecret,
-} from '../store/destinations.ts';
-import { replayEvents } from '../store/deliveries.ts';
+} from '../store/webhook/destinations.ts';
+import { replayEvents } from '../store/webhook/deliveries.ts';
 import { openSecrets, UNOPENED } from './deliver.ts';
 import { testRequest } from './envelope.ts';
 import type { Runtime } from './runtime.ts';

@@ -3,7 +3,7 @@
  * then does the log say so. Until it does, the files in place are what counts.
  */
 import type { ComputerState } from '../session/state.ts';
-import { getReference, recordHibernation } from '../store/computers.ts';
+import { getReference, recordHibernation } from '../store/computer/computers.ts';
 import type { Computers } from './computers.ts';
 import { write, type Runner } from './runner.ts';
 import type { Runtime } from './runtime.ts';

@@ -1,5 +1,5 @@
 /** One round of tool calls, in the order the model gave them: each may use what the one before it left in the computer. */
-import { ComputerLost } from '../resource/computer.ts';
+import { ComputerLost } from '../resource/computer/driver.ts';
 import type { Tool, ToolOutcome } from '../resource/tool.ts';
 import type { PendingCall } from '../session/state.ts';
 import { holds } from '../store/leases.ts';

@@ -1,7 +1,7 @@
 /** What every part of a running node shares: made once in server.ts, passed in, never reached for. */
 import type { Poster } from '../net/post.ts';
 import type { Blobs } from '../resource/blob.ts';
-import type { Driver, ComputerLimits } from '../resource/computer.ts';
+import type { Driver, ComputerLimits } from '../resource/computer/driver.ts';
 import type { DeliveryRules } from '../resource/delivery.ts';
 import type { NewId } from '../resource/id.ts';
 import type { Provider } from '../resource/model.ts';

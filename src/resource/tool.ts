@@ -2,7 +2,7 @@
  * The tools as the model sees them, and the port that runs them. Definitions are pinned in `session.created`, so
  * that a later version of this file never changes the request of a session that exists.
  */
-import type { Computer } from './computer.ts';
+import type { Computer } from './computer/driver.ts';
 import type { Blobs } from './blob.ts';
 
 /** As sent to the provider: Anthropic's own bash and text editor, and two of ours that speak to the user. */

@@ -4,8 +4,8 @@
  */
 
 import { basename, dirname } from 'node:path';
-import { ComputerLost } from '../resource/computer.ts';
-import type { Computer, ComputerLimits } from '../resource/computer.ts';
+import { ComputerLost, Unsupported } from '../resource/computer/driver.ts';
+import type { Computer, ComputerLimits } from '../resource/computer/driver.ts';
 import { measure } from './archive.ts';
 import type { Cgroups } from './cgroup.ts';
 import { openChannel } from './channel.ts';
@@ -143,6 +143,9 @@ function handle(parts: {
     generation,
     alive,
     exec: (spec) => channel.exec(spec),
+    pty: () => Promise.reject(new Unsupported('this driver has no terminals')),
+    connect: () => Promise.reject(new Unsupported('this driver opens no connections')),
+    usage: () => Promise.reject(new Unsupported('this driver counts nothing')),
     async hibernate() {
       kill();
       await ended;

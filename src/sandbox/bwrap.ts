@@ -6,7 +6,7 @@
 
 import { chmod, mkdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Capabilities, Driver, WakeRequest, Woken } from '../resource/computer.ts';
+import type { Capabilities, Driver, WakeRequest, Woken } from '../resource/computer/driver.ts';
 import { archive, unarchive } from './archive.ts';
 import { awaken } from './awake.ts';
 import type { Awake, Ground, Log } from './awake.ts';
@@ -14,7 +14,7 @@ import { openCgroups } from './cgroup.ts';
 import { inheritedDescriptors } from './launch.ts';
 import type { Identity } from './launch.ts';
 import { endProcess } from './leftover.ts';
-import { makePlace, placeOf, readRecord, removePlace, sweepPlaces } from './place.ts';
+import { listPlaces, makePlace, placeOf, readRecord, removePlace, sweepPlaces } from './place.ts';
 import type { Place } from './place.ts';
 import { bwrapVersion, tryComputer } from './probe.ts';
 import { oneAtATime } from './serial.ts';
@@ -65,6 +65,7 @@ export function bwrapDriver(options: BwrapOptions): Driver {
     },
     snapshot: (id) => serial(id, () => snapshot(keeper, id)),
     destroy: (id) => serial(id, () => destroy(keeper, id)),
+    inventory: () => listPlaces(keeper.installation_dir),
     async close() {
       closed = true;
       await serial.idle();
@@ -237,6 +238,7 @@ async function capabilities(keeper: Keeper): Promise<Capabilities> {
     isolation: 'namespaces',
     limits: cgroups?.version ?? 'rlimit',
     identity: as_root ? 'root' : 'user',
+    ...{ egress: false, terminals: false, images: [] },
     notes,
   };
 }

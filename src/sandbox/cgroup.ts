@@ -7,7 +7,7 @@ import { access, mkdir, readFile, readdir, rmdir, writeFile } from 'node:fs/prom
 import { constants } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { join } from 'node:path';
-import type { ComputerLimits } from '../resource/computer.ts';
+import type { ComputerLimits } from '../resource/computer/driver.ts';
 import { kill } from './leftover.ts';
 
 type CgroupLimits = Pick<ComputerLimits, 'memory_bytes' | 'processes_max' | 'cpu_percent'>;

@@ -6,7 +6,7 @@
 import { closeSync, openSync, readFileSync, readdirSync } from 'node:fs';
 import type { ChildProcess } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
-import { ComputerLost } from '../resource/computer.ts';
+import { ComputerLost } from '../resource/computer/driver.ts';
 import { identify } from './leftover.ts';
 import type { ProcessIdentity } from './leftover.ts';
 import { collect, start } from './run.ts';

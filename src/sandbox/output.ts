@@ -6,7 +6,7 @@
 import { constants, open, readSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { promisify } from 'node:util';
-import type { OutputChunk } from '../resource/computer.ts';
+import type { OutputChunk } from '../resource/computer/driver.ts';
 
 const CHUNK_BYTES = 65_536;
 /** A pipe can be enlarged to this by its writer; so much may wait in it when the script has ended. */

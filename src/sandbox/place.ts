@@ -12,6 +12,7 @@ import { run } from './run.ts';
 /** Begins the name of a directory that is being removed. */
 const GONE = '.gone-';
 const CONTROL = 'control-';
+const ID = /^[a-z]+_[0-9a-z]{1,64}$/;
 const REMOVE_MS_MAX = 600_000;
 
 export type Place = {
@@ -29,7 +30,7 @@ export type PlaceRecord = {
 
 /** @throws RangeError when `id` could name anything but one folder. */
 export function placeOf(installation_dir: string, id: string): Place {
-  if (!/^[a-z]+_[0-9a-z]{1,64}$/.test(id)) throw new RangeError(`not a computer's id: ${JSON.stringify(id)}`);
+  if (!ID.test(id)) throw new RangeError(`not a computer's id: ${JSON.stringify(id)}`);
   const directory = join(installation_dir, id);
   return {
     id,
@@ -95,6 +96,12 @@ export async function removePlace(installation_dir: string, place: Place): Promi
     throw error;
   }
   await removeTree(gone);
+}
+
+/** The ids of the computers that have a directory here. */
+export async function listPlaces(installation_dir: string): Promise<string[]> {
+  const names = await readdir(installation_dir).catch(() => []);
+  return names.filter((name) => ID.test(name));
 }
 
 /** Finishes removals that a former process began. */

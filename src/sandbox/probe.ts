@@ -5,7 +5,7 @@
 
 import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import type { Computer, Driver } from '../resource/computer.ts';
+import type { Computer, Driver } from '../resource/computer/driver.ts';
 import { run } from './run.ts';
 import type { BwrapVersion } from './view.ts';
 
@@ -26,7 +26,9 @@ export async function tryComputer(driver: Driver, computers_dir: string): Promis
       generation: 1,
       snapshot: null,
       limits: LIMITS,
-    };
+      network: { mode: 'off' },
+      image: null,
+    } as const;
     const { computer } = await driver.wake(request);
     await expectWorking(computer);
     return { usable: true };

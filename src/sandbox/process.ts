@@ -14,10 +14,19 @@ import { join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { constants, createZstdCompress, createZstdDecompress } from 'node:zlib';
-import type { Computer, Driver, WakeRequest, Woken } from '../resource/computer.ts';
+import { Unsupported } from '../resource/computer/driver.ts';
+import type { Computer, Driver, WakeRequest, Woken } from '../resource/computer/driver.ts';
 import { openChannel } from './channel.ts';
 import { loopScript } from './loop.ts';
-import { makeControl, makePlace, placeOf, readRecord, removePlace, writeRecord } from './place.ts';
+import {
+  listPlaces,
+  makeControl,
+  makePlace,
+  placeOf,
+  readRecord,
+  removePlace,
+  writeRecord,
+} from './place.ts';
 import type { Place } from './place.ts';
 import { collect, start, succeeded, unlessReaderClosed } from './run.ts';
 import { oneAtATime } from './serial.ts';
@@ -53,12 +62,14 @@ export function processDriver(options: ProcessOptions): Driver {
         isolation: 'none',
         limits: 'none',
         identity: 'none',
+        ...{ egress: false, terminals: false, images: [] },
         notes: ['No isolation: scripts run as the server and see all that it sees. For tests only.'],
       },
     }),
     wake: (request) => serial(request.id, () => wake(keeper, request)),
     snapshot: (id) => serial(id, () => snapshot(keeper, id)),
     destroy: (id) => serial(id, () => destroy(keeper, id)),
+    inventory: () => listPlaces(installation_dir),
     async close() {
       await serial.idle();
       await Promise.all([...keeper.live.values()].map(({ computer }) => computer.hibernate()));
@@ -139,7 +150,13 @@ async function awaken(keeper: Keeper, place: Place, generation: number): Promise
     await keeper.options.fail('sandbox.hibernated');
   };
   const alive = (): boolean => !ending && child.exitCode === null && child.signalCode === null;
-  return { ended, computer: { generation, exec: (spec) => channel.exec(spec), alive, hibernate } };
+  const computer: Computer = {
+    ...{ generation, exec: (spec) => channel.exec(spec), alive, hibernate },
+    pty: () => Promise.reject(new Unsupported('this driver has no terminals')),
+    connect: () => Promise.reject(new Unsupported('this driver opens no connections')),
+    usage: () => Promise.reject(new Unsupported('this driver counts nothing')),
+  };
+  return { ended, computer };
 }
 
 function environment(place: Place, control: string): string[] {

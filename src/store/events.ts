@@ -57,13 +57,13 @@ const PAGE = 500;
 const TURN_TYPES = ['turn.started', 'turn.attempted', 'turn.completed'];
 
 /** Every event of `from_seq`..`to_seq` with its whole body, as the runner and the reducer need them; and the last one's hash. */
-export async function readEvents(
+export async function readEvents<Event = SessionEvent>(
   db: Db,
   stream: string,
   from_seq: number,
   to_seq = Number.MAX_SAFE_INTEGER,
-): Promise<{ events: SessionEvent[]; hash: string | null }> {
-  const events: SessionEvent[] = [];
+): Promise<{ events: Event[]; hash: string | null }> {
+  const events: Event[] = [];
   let hash: string | null = null;
   for (let after = from_seq - 1; ; after += PAGE) {
     const rows = await selectRows(db)
@@ -76,7 +76,7 @@ export async function readEvents(
       .where('event.seq', '<=', Math.min(after + PAGE, to_seq))
       .orderBy('event.seq')
       .execute();
-    events.push(...rows.map((row) => toEvent(toRow(row), row.spilled ?? row.body)));
+    events.push(...rows.map((row) => toEvent<Event>(toRow(row), row.spilled ?? row.body)));
     hash = rows.at(-1)?.hash ?? hash;
     if (rows.length < PAGE || after + PAGE >= to_seq) return { events, hash };
   }
@@ -110,7 +110,7 @@ export async function readTurnEvents(
     .where('event.type', 'in', TURN_TYPES)
     .orderBy('event.seq')
     .execute();
-  return rows.map((row) => toEvent(toRow(row), row.body));
+  return rows.map((row) => toEvent<SessionEvent>(toRow(row), row.body));
 }
 
 /** The `turn.*` events of the turn that started at `started_seq`, ascending. */
@@ -127,7 +127,7 @@ export async function readTurn(
     .where('event.type', 'in', TURN_TYPES)
     .orderBy('event.seq')
     .execute();
-  return rows.map((row) => toEvent(toRow(row), row.body));
+  return rows.map((row) => toEvent<SessionEvent>(toRow(row), row.body));
 }
 
 function selectRows(db: Db) {

@@ -2,12 +2,9 @@
  * The statement behind every append: any number of streams, at most one append each. Locks are taken in the order of ids, so
  * nodes cannot deadlock; a stream whose head or epoch moved gets nothing, and is missing in the answer.
  */
-import type { Rules } from '../session/rules.ts';
-import { dueAt } from '../session/next.ts';
-import { status, type SessionState } from '../session/state.ts';
-import { sessionUsage } from '../session/usage.ts';
 import type { Statement } from './ground/database.ts';
-import { outbox } from './outbox.ts';
+import type { Columns } from './kind.ts';
+import { outbox } from './webhook/outbox.ts';
 import type { NewRow } from './rows.ts';
 
 export type Append = {
@@ -18,11 +15,11 @@ export type Append = {
   /** The version of the stream's destinations that this node knows: what is owed to newer ones would be missed. */
   destinations: number;
   rows: NewRow[];
-  before: SessionState;
-  /** After the rows. */
-  state: SessionState;
-  /** Whether the state is stored with this append. */
-  checkpoint: boolean;
+  head: number;
+  last_ts: number;
+  columns: Columns;
+  /** The state after the rows as text, when it is stored with this append. */
+  checkpoint: string | null;
 };
 
 /**
@@ -82,25 +79,23 @@ select id, id in (select stream from owed) as owes from up`,
 /** Of each append that landed; `owes`: deliveries were written. */
 export type Flushed = { id: string; owes: boolean };
 
-export function flushValues(appends: Append[], rules: Rules): unknown[] {
+export function flushValues(appends: Append[]): unknown[] {
   const column = <T>(of: (append: Append) => T): T[] => appends.map(of);
   return [
     ...eventValues(appends),
     column((append) => append.stream),
     column((append) => append.expected_head),
     column((append) => append.epoch),
-    column((append) => append.state.head),
+    column((append) => append.head),
     column((append) => append.rows.at(-1)!.hash),
-    column((append) => append.state.last_ts),
-    column((append) => status(append.state)),
-    column((append) => dueAt(append.state, rules)),
-    column(({ state, before }) =>
-      state.last_turn === before.last_turn ? null : JSON.stringify(state.last_turn),
-    ),
-    column(({ state, before }) => (hasNewUsage(before, state) ? JSON.stringify(sessionUsage(state)) : null)),
-    column((append) => (append.checkpoint ? JSON.stringify(append.state) : null)),
-    column((append) => (append.state.computer?.awake ? append.state.computer.node : null)),
-    column((append) => append.epoch !== null && isAtRest(append.state)),
+    column((append) => append.last_ts),
+    column(({ columns }) => columns.status),
+    column(({ columns }) => columns.due_at),
+    column(({ columns }) => columns.last_turn),
+    column(({ columns }) => columns.usage),
+    column((append) => append.checkpoint),
+    column(({ columns }) => columns.prefers_node),
+    column(({ epoch, columns }) => epoch !== null && columns.at_rest),
     column((append) => append.destinations),
     [...new Set(column((append) => append.org))],
   ];
@@ -138,14 +133,4 @@ export function eventValues(appends: Pick<Append, 'stream' | 'org' | 'epoch' | '
 
 function lines(column: (string | null)[]): string {
   return column.map((value) => value ?? '').join('\n');
-}
-
-function hasNewUsage(before: SessionState, after: SessionState): boolean {
-  return before.usage !== after.usage || before.turns_reported !== after.turns_reported;
-}
-
-/** A runner's append that leaves the session at rest gives the lease back in the same statement. */
-function isAtRest(state: SessionState): boolean {
-  const now = status(state);
-  return now !== 'running' && now !== 'queued';
 }

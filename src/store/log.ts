@@ -4,17 +4,18 @@
  * sessions share one statement per flush, and no stream is in two flushes at once, so a busy node pays for one commit, not for many.
  */
 import pRetry from 'p-retry';
+import type { ComputerDraft, ComputerEvent } from '../resource/computer/event.ts';
+import type { ComputerState } from '../resource/computer/life.ts';
 import { OverwinterError } from '../resource/error.ts';
 import type { Draft, SessionEvent } from '../session/event.ts';
-import { evolve } from '../session/evolve.ts';
-import type { Rules } from '../session/rules.ts';
-import { emptyState, type SessionState } from '../session/state.ts';
+import type { SessionState } from '../session/state.ts';
 import { FLUSH, flushValues, type Append, type Flushed } from './flush.ts';
 import { isConnectionError, type Database } from './ground/database.ts';
 import { readEvents } from './events.ts';
+import type { Kind, StreamState } from './kind.ts';
 import { buildRows, type NewRow } from './rows.ts';
 
-type Decide = (state: SessionState) => Draft[] | OverwinterError;
+type Decide<State, New> = (state: State) => New[] | OverwinterError;
 
 export type AppendOptions = {
   /** A runner's lease epoch: the append is refused as `fenced` once another runner holds the stream. */
@@ -23,53 +24,64 @@ export type AppendOptions = {
   idempotency_key?: string;
 };
 
-export type Appended = {
+export type Appended<State = SessionState, Event = SessionEvent> = {
   /** With whatever slipped in before this append. */
-  state: SessionState;
-  written: SessionEvent[];
+  state: State;
+  written: Event[];
   rows: NewRow[];
   /** The event that already bears the idempotency key; nothing was written. */
   replay?: { seq: number; id: string; body: string };
 };
 
 /** A stream's new events, told to this node's readers after the commit; `owes`: webhook deliveries were written with them. */
-type Commit = { stream: string; state: SessionState; rows: NewRow[]; owes: boolean };
+type Commit<State> = { stream: string; state: State; rows: NewRow[]; owes: boolean };
 
-export type Log = {
+/** The log of all streams of one kind; of sessions unless said otherwise. */
+export type Log<State = SessionState, New = Draft, Event = SessionEvent> = {
   /** @throws OverwinterError what `decide` refused, `fenced`, `contended`, or `unavailable` (outcome unknown). */
-  append: (stream: string, options: AppendOptions, decide: Decide) => Promise<Appended>;
+  append: (
+    stream: string,
+    options: AppendOptions,
+    decide: Decide<State, New>,
+  ) => Promise<Appended<State, Event>>;
   /** The state at a head no older than this call, unless `held` is good enough. */
-  state: (stream: string, freshness?: 'held') => Promise<SessionState>;
-  /** Tells the log of a stream that was created in store/sessions.ts. */
-  adopt: (org: string, commit: Commit) => void;
-  onCommit: (listener: (commit: Commit) => void) => void;
+  state: (stream: string, freshness?: 'held') => Promise<State>;
+  /** Tells the log of a stream that was created in one statement with its noun. */
+  adopt: (org: string, commit: Commit<State>) => void;
+  onCommit: (listener: (commit: Commit<State>) => void) => void;
 };
+
+export type ComputerLog = Log<ComputerState, ComputerDraft, ComputerEvent>;
 
 export type LogOptions = {
   database: Database;
-  rules: Rules;
   /** The database's clock, estimated, in ms since the epoch. */
   now: () => number;
   fail: (failpoint: string) => Promise<void>;
   held_streams_max: number;
 };
 
-type Held = { org: string; state: SessionState; hash: string; state_seq: number; destinations: number };
+type Held<State> = { org: string; state: State; hash: string; state_seq: number; destinations: number };
 
-type Waiting = AppendOptions & {
+type Waiting<State, New, Event> = AppendOptions & {
   stream: string;
-  decide: Decide;
+  decide: Decide<State, New>;
   /** The head at which the idempotency key was looked up. */
   looked_up_at: number;
   tries: number;
-  resolve: (appended: Appended) => void;
+  resolve: (appended: Appended<State, Event>) => void;
   reject: (error: unknown) => void;
 };
 
 /** One caller's share of an append: several callers' events of one stream land together. */
-type Part = { waiting: Waiting; written: SessionEvent[]; rows: NewRow[]; state: SessionState };
+type Part<State, New, Event> = {
+  waiting: Waiting<State, New, Event>;
+  written: Event[];
+  rows: NewRow[];
+  state: State;
+};
 
-type Prepared = { append: Append; parts: Part[]; next: Held };
+type Prepared<State, New, Event> = { append: Append; parts: Part<State, New, Event>[]; next: Held<State> };
 
 const TRIES_MAX = 30;
 const FLUSH_EVENTS_MAX = 350;
@@ -86,18 +98,27 @@ const QUEUES_MAX = 10_000;
 const LANES_MAX = 3;
 const CROWD = 256;
 
-export function createLog(options: LogOptions): Log {
-  const { database, rules, now, fail } = options;
-  const held = new Map<string, Held>();
-  const queues = new Map<string, Waiting[]>();
-  const listeners: ((commit: Commit) => void)[] = [];
+export function createLog<State extends StreamState, New, Event>(
+  kind: Kind<State, New, Event>,
+  options: LogOptions,
+): Log<State, New, Event> {
+  type OwnWaiting = Waiting<State, New, Event>;
+  type OwnPrepared = Prepared<State, New, Event>;
+  const { database, now, fail } = options;
+  const held = new Map<string, Held<State>>();
+  const queues = new Map<string, OwnWaiting[]>();
+  const listeners: ((commit: Commit<State>) => void)[] = [];
   /** Streams whose append is on its way: their next one waits for it. */
   const in_flight = new Set<string>();
   let lanes = 0;
 
-  async function append(stream: string, request: AppendOptions, decide: Decide): Promise<Appended> {
+  async function append(
+    stream: string,
+    request: AppendOptions,
+    decide: Decide<State, New>,
+  ): Promise<Appended<State, Event>> {
     const before = held.get(stream) ?? (await load(stream));
-    if (before.state.head === 0) throw new OverwinterError('not_found', 'no such session');
+    if (before.state.head === 0) throw new OverwinterError('not_found', `no such ${kind.noun}`);
     const replay = await findReplay(stream, request.idempotency_key);
     if (replay) return { state: (await load(stream)).state, written: [], rows: [], replay };
     return await new Promise((resolve, reject) => {
@@ -106,7 +127,7 @@ export function createLog(options: LogOptions): Log {
     });
   }
 
-  function enqueue(waiting: Waiting, front = false): void {
+  function enqueue(waiting: OwnWaiting, front = false): void {
     const queue = queues.get(waiting.stream) ?? [];
     if (queue.length >= QUEUE_MAX || queues.size >= QUEUES_MAX) {
       return waiting.reject(new OverwinterError('contended', 'too many writes wait for the database'));
@@ -132,8 +153,8 @@ export function createLog(options: LogOptions): Log {
   }
 
   /** At most one append of each stream: two with different epochs, merged, let the stale one through. */
-  function takeBatch(): Prepared[] {
-    const batch: Prepared[] = [];
+  function takeBatch(): OwnPrepared[] {
+    const batch: OwnPrepared[] = [];
     let events = 0;
     let bytes = 0;
     for (const [stream, queue] of queues) {
@@ -151,14 +172,14 @@ export function createLog(options: LogOptions): Log {
   }
 
   /** Decides what waits for one stream, in order, for as long as it can share an append with the first. */
-  function prepare(stream: string, queue: Waiting[]): Prepared | undefined {
+  function prepare(stream: string, queue: OwnWaiting[]): OwnPrepared | undefined {
     const current = held.get(stream);
     if (!current) {
       void lookAgain(queue.splice(0));
       return undefined;
     }
     const { epoch } = queue[0]!;
-    const parts: Part[] = [];
+    const parts: Part<State, New, Event>[] = [];
     let latest = current;
     let bytes = 0;
     while (queue.length > 0 && parts.length < PARTS_MAX && bytes < FLUSH_BYTES_MAX) {
@@ -179,7 +200,7 @@ export function createLog(options: LogOptions): Log {
     return parts.length > 0 ? together(current, latest, parts) : undefined;
   }
 
-  function decidePart(current: Held, waiting: Waiting): Part | undefined {
+  function decidePart(current: Held<State>, waiting: OwnWaiting): Part<State, New, Event> | undefined {
     try {
       const drafts = waiting.decide(current.state);
       const writes = !(drafts instanceof OverwinterError) && drafts.length > 0;
@@ -192,23 +213,19 @@ export function createLog(options: LogOptions): Log {
       }
       const ts = Math.max(Math.round(now()), current.state.last_ts);
       const head = { seq: current.state.head, hash: current.hash };
-      const rows = buildRows(waiting.stream, head, drafts, ts);
-      const written = drafts.map((draft, index): SessionEvent => ({
-        ...draft,
-        seq: head.seq + 1 + index,
-        ts,
-      }));
-      return { waiting, written, rows, state: written.reduce(evolve, current.state) };
+      const rows = buildRows(waiting.stream, head, drafts.map(kind.row), ts);
+      const written = drafts.map((draft, index) => ({ ...draft, seq: head.seq + 1 + index, ts }) as Event);
+      return { waiting, written, rows, state: written.reduce(kind.evolve, current.state) };
     } catch (error) {
       waiting.reject(error);
       return undefined;
     }
   }
 
-  function together(before: Held, after: Held, parts: Part[]): Prepared {
+  function together(before: Held<State>, after: Held<State>, parts: Part<State, New, Event>[]): OwnPrepared {
     const { state } = after;
     const checkpoint =
-      mustCheckpoint(before.state, state) || state.head - before.state_seq >= CHECKPOINT_EVENTS;
+      kind.checkpoints(before.state, state) || state.head - before.state_seq >= CHECKPOINT_EVENTS;
     const { stream, epoch } = parts[0]!.waiting;
     const append = {
       stream,
@@ -217,17 +234,16 @@ export function createLog(options: LogOptions): Log {
       epoch: epoch ?? null,
       destinations: before.destinations,
       rows: parts.flatMap((part) => part.rows),
-      before: before.state,
-      state,
-      checkpoint,
+      ...{ head: state.head, last_ts: state.last_ts, columns: kind.columns(before.state, state) },
+      checkpoint: checkpoint ? JSON.stringify(state) : null,
     };
     return { append, parts, next: checkpoint ? { ...after, state_seq: state.head } : after };
   }
 
-  async function flush(batch: Prepared[]): Promise<void> {
+  async function flush(batch: OwnPrepared[]): Promise<void> {
     try {
       const appends = batch.map((prepared) => prepared.append);
-      const landed = await database.run<Flushed>(FLUSH, flushValues(appends, rules));
+      const landed = await database.run<Flushed>(FLUSH, flushValues(appends));
       await fail('log.flushed');
       const owes = new Map(landed.map((row) => [row.id, row.owes]));
       for (const prepared of batch) {
@@ -241,13 +257,13 @@ export function createLog(options: LogOptions): Log {
     }
   }
 
-  function succeed({ append, parts, next }: Prepared, owes: boolean): void {
+  function succeed({ append, parts, next }: OwnPrepared, owes: boolean): void {
     hold(append.stream, next);
     tell({ stream: append.stream, state: next.state, rows: append.rows, owes });
     for (const { waiting, state, written, rows } of parts) waiting.resolve({ state, written, rows });
   }
 
-  async function flushAlone(prepared: Prepared): Promise<void> {
+  async function flushAlone(prepared: OwnPrepared): Promise<void> {
     try {
       const landed = await pRetry(() => tryAlone(prepared), {
         retries: 8,
@@ -267,10 +283,10 @@ export function createLog(options: LogOptions): Log {
   }
 
   /** Whether the append is in the log: a statement whose connection broke may still land while it is tried again. */
-  async function tryAlone({ append }: Prepared): Promise<boolean> {
+  async function tryAlone({ append }: OwnPrepared): Promise<boolean> {
     const there = await isThere(append);
     if (there !== undefined) return there;
-    const landed = await database.run<Flushed>(FLUSH, flushValues([append], rules));
+    const landed = await database.run<Flushed>(FLUSH, flushValues([append]));
     return landed.length > 0 || (await isThere(append)) === true;
   }
 
@@ -289,7 +305,7 @@ export function createLog(options: LogOptions): Log {
   }
 
   /** The stream moved under the append, or was never held: read, and decide again. */
-  async function lookAgain(waitings: Waiting[]): Promise<void> {
+  async function lookAgain(waitings: OwnWaiting[]): Promise<void> {
     for (const waiting of waitings.toReversed()) {
       try {
         await lookAgainFor(waiting);
@@ -299,7 +315,7 @@ export function createLog(options: LogOptions): Log {
     }
   }
 
-  async function lookAgainFor(waiting: Waiting): Promise<void> {
+  async function lookAgainFor(waiting: OwnWaiting): Promise<void> {
     waiting.tries += 1;
     if (waiting.tries > TRIES_MAX)
       throw new OverwinterError('contended', 'too many writers at once; try again');
@@ -312,7 +328,10 @@ export function createLog(options: LogOptions): Log {
     enqueue(waiting, true);
   }
 
-  async function findReplay(stream: string, key: string | undefined): Promise<Appended['replay']> {
+  async function findReplay(
+    stream: string,
+    key: string | undefined,
+  ): Promise<Appended<State, Event>['replay']> {
     if (key === undefined) return undefined;
     return await database.db
       .selectFrom('event')
@@ -330,37 +349,37 @@ export function createLog(options: LogOptions): Log {
   }
 
   /** Reads what this node does not know yet of a stream and folds it. */
-  async function load(stream: string, epoch?: number): Promise<Held> {
+  async function load(stream: string, epoch?: number): Promise<Held<State>> {
     const row = await database.db
       .selectFrom('stream')
       .select(['org', 'head', 'hash', 'state', 'state_seq', 'epoch', 'destinations'])
       .where('id', '=', stream)
       .executeTakeFirst();
-    if (!row) return { org: '', state: emptyState(stream), hash: '', state_seq: 0, destinations: 0 };
+    if (!row) return { org: '', state: kind.empty(stream), hash: '', state_seq: 0, destinations: 0 };
     if (epoch !== undefined && row.epoch !== epoch) {
       throw new OverwinterError('fenced', 'another runner holds the session');
     }
     const known = held.get(stream);
-    const base: Held =
+    const base: Held<State> =
       known && known.state.head >= row.state_seq
         ? known
         : {
             org: row.org,
-            state: (row.state as SessionState | null) ?? emptyState(stream),
+            state: (row.state as State | null) ?? kind.empty(stream),
             hash: Buffer.from(row.hash).toString('hex'),
             state_seq: row.state_seq,
             destinations: row.destinations,
           };
     const { destinations } = row;
     if (base.state.head >= row.head) return hold(stream, { ...base, destinations });
-    const tail = await readEvents(database.db, stream, base.state.head + 1);
-    const state = tail.events.reduce(evolve, base.state);
+    const tail = await readEvents<Event>(database.db, stream, base.state.head + 1);
+    const state = tail.events.reduce(kind.evolve, base.state);
     const hash = tail.hash ?? base.hash;
     return hold(stream, { ...base, state, hash, state_seq: row.state_seq, destinations });
   }
 
   /** Keeps the newer of two views, and the most recently used streams. */
-  function hold(stream: string, candidate: Held): Held {
+  function hold(stream: string, candidate: Held<State>): Held<State> {
     const known = held.get(stream);
     const newest = known && known.state.head > candidate.state.head ? known : candidate;
     const destinations = Math.max(known?.destinations ?? 0, candidate.destinations);
@@ -371,7 +390,7 @@ export function createLog(options: LogOptions): Log {
     return best;
   }
 
-  function tell(commit: Commit): void {
+  function tell(commit: Commit<State>): void {
     for (const listener of listeners) listener(commit);
   }
 
@@ -388,12 +407,6 @@ export function createLog(options: LogOptions): Log {
   };
 }
 
-/** At a turn's end; and lists of sessions read the input cursor and the computer from the stored state. */
-function mustCheckpoint(before: SessionState, after: SessionState): boolean {
-  if (before.turn !== null && after.turn === null) return true;
-  return before.input.cursor !== after.input.cursor || before.computer?.id !== after.computer?.id;
-}
-
-function waitingOf(prepared: Prepared): Waiting[] {
+function waitingOf<State, New, Event>(prepared: Prepared<State, New, Event>): Waiting<State, New, Event>[] {
   return prepared.parts.map((part) => part.waiting);
 }

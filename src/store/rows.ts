@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import { OverwinterError } from '../resource/error.ts';
 import { eventId } from '../resource/id.ts';
-import type { Draft, SessionEvent } from '../session/event.ts';
+import type { Actor, Level } from '../session/event.ts';
 
 /** Bodies above this go to the blob table; the event keeps a preview and `content_ref` (contract §9.5). */
 const INLINE_BODY_BYTES = 32_768;
@@ -36,6 +36,18 @@ export type NewRow = EventRow & {
   spilled: string | null;
 };
 
+/** An event before it has its place in the log, of whatever kind of stream. */
+export type RowDraft = {
+  type: string;
+  body: object;
+  level: Level;
+  actor: Actor;
+  turn_id: string | null;
+  source?: string;
+  refs?: Record<string, unknown>;
+  idempotency_key?: string;
+};
+
 /**
  * The rows of drafts that follow `head`.
  * @throws OverwinterError `too_large` for a body over 8 MiB.
@@ -43,7 +55,7 @@ export type NewRow = EventRow & {
 export function buildRows(
   stream: string,
   head: { seq: number; hash: string },
-  drafts: Draft[],
+  drafts: RowDraft[],
   ts: number,
 ): NewRow[] {
   let { seq, hash } = head;
@@ -90,10 +102,10 @@ export function chainHash(previous: string, seq: number, type: string, body: str
 }
 
 /** The event of a row whose whole body is `text`. */
-export function toEvent(row: EventRow, text: string): SessionEvent {
+export function toEvent<Event>(row: EventRow, text: string): Event {
   const { seq, ts, type, level, turn_id } = row;
   const actor: unknown = JSON.parse(row.actor);
-  return { seq, ts, type, level, turn_id, actor, body: JSON.parse(text) as unknown } as SessionEvent;
+  return { seq, ts, type, level, turn_id, actor, body: JSON.parse(text) as unknown } as Event;
 }
 
 /** Rows are shared by all readers of a stream, so each event is rendered once for all of them. */

@@ -15,9 +15,9 @@ import {
 } from '../session/state.ts';
 import { sessionUsage } from '../session/usage.ts';
 import type { Database, Statement } from './ground/database.ts';
-import { destinationValues, INSERT_DESTINATIONS, type NewDestination } from './destinations.ts';
+import { destinationValues, INSERT_DESTINATIONS, type NewDestination } from './webhook/destinations.ts';
 import { EVENT_INSERT, EVENT_RETURNING, eventValues, type Flushed } from './flush.ts';
-import { outboxOfNewSession } from './outbox.ts';
+import { outboxOfNewSession } from './webhook/outbox.ts';
 import { buildRows, type NewRow } from './rows.ts';
 import type { Db } from './ground/tables.ts';
 

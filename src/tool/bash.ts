@@ -2,7 +2,7 @@
  * `bash`: runs a command in the session's computer. Each call is a shell of its own; the working directory and exported variables
  * are saved in the home directory after each, so they carry over calls, sleeps and restarts alike.
  */
-import { ComputerLost } from '../resource/computer.ts';
+import { ComputerLost } from '../resource/computer/driver.ts';
 import type { Tool, ToolContext, ToolOutcome } from '../resource/tool.ts';
 import { capture, type Captured } from './output.ts';
 

@@ -3,8 +3,8 @@
  * a path never means anything to the host.
  */
 import { z } from 'zod';
-import type { Computer, Exit } from '../resource/computer.ts';
-import { ComputerLost } from '../resource/computer.ts';
+import type { Computer, Exit } from '../resource/computer/driver.ts';
+import { ComputerLost } from '../resource/computer/driver.ts';
 import type { Tool, ToolContext, ToolOutcome } from '../resource/tool.ts';
 
 const Path = z.string().min(1).startsWith('/', 'must be absolute');

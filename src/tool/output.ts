@@ -4,7 +4,7 @@
  */
 import { PassThrough } from 'node:stream';
 import type { Blobs } from '../resource/blob.ts';
-import type { OutputChunk } from '../resource/computer.ts';
+import type { OutputChunk } from '../resource/computer/driver.ts';
 
 export type Captured = {
   /** Standard output and error as they came; the middle left out when it was too long. */

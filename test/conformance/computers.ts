@@ -2,7 +2,7 @@
 
 import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Computer, ExecSpec, Exit } from '../../src/resource/computer.ts';
+import type { Computer, ExecSpec, Exit } from '../../src/resource/computer/driver.ts';
 
 export type Result = Exit & { stdout: string; stderr: string };
 

@@ -5,7 +5,13 @@
 
 import { randomInt } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { Computer, ComputerLimits, Driver, ExecSpec, WakeRequest } from '../../src/resource/computer.ts';
+import type {
+  Computer,
+  ComputerLimits,
+  Driver,
+  ExecSpec,
+  WakeRequest,
+} from '../../src/resource/computer/driver.ts';
 import { bytesOf, freshId, runScript, until } from './computers.ts';
 
 export type DriverSubject = {
@@ -340,6 +346,8 @@ async function wakeWith(driver: Driver, more: Partial<WakeRequest>): Promise<Awo
     generation: 1,
     snapshot: null,
     limits: LIMITS,
+    network: { mode: 'off' } as const,
+    image: null,
     ...more,
   };
   return { ...(await driver.wake(request)), id };

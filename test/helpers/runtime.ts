@@ -6,12 +6,13 @@ import { submit } from '../../src/engine/submit.ts';
 import { parseNetworks } from '../../src/net/address.ts';
 import { createPoster } from '../../src/net/post.ts';
 import type { Blobs } from '../../src/resource/blob.ts';
-import type { Driver } from '../../src/resource/computer.ts';
+import type { Driver } from '../../src/resource/computer/driver.ts';
 import { makeId } from '../../src/resource/id.ts';
 import { givenKeys } from '../../src/secret/master-keys.ts';
 import { masterKey } from '../../src/secret/seal.ts';
 import type { Command } from '../../src/session/command.ts';
 import { createFollow } from '../../src/store/follow.ts';
+import { sessionKind } from '../../src/store/kind.ts';
 import { createLog, type Appended } from '../../src/store/log.ts';
 import { testGround, type GROUNDS, type TestGround } from './grounds.ts';
 import { RULES } from './walk.ts';
@@ -27,7 +28,7 @@ export async function testRuntime(
   const database = await ground.open();
   const fail = () => Promise.resolve();
   const now = () => Date.now();
-  const log = createLog({ database, rules: RULES, now, fail, held_streams_max: 1000 });
+  const log = createLog(sessionKind(RULES), { database, now, fail, held_streams_max: 1000 });
   const follow = createFollow(database, log, 1000);
   const poster = createPoster({
     allowed: parseNetworks('127.0.0.0/8'),
@@ -126,6 +127,7 @@ const INERT_DRIVER: Driver = {
   wake: () => Promise.reject(new Error('no computers in this test')),
   snapshot: () => Promise.resolve(null),
   destroy: () => Promise.resolve(),
+  inventory: () => Promise.resolve([]),
   close: () => Promise.resolve(),
 };
 

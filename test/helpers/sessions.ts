@@ -3,8 +3,9 @@ import type { Command } from '../../src/session/command.ts';
 import { decide } from '../../src/session/decide.ts';
 import { emptyState } from '../../src/session/state.ts';
 import type { Database } from '../../src/store/ground/database.ts';
+import { sessionKind } from '../../src/store/kind.ts';
 import { createLog, type Log } from '../../src/store/log.ts';
-import type { NewDestination } from '../../src/store/destinations.ts';
+import type { NewDestination } from '../../src/store/webhook/destinations.ts';
 import { createSession } from '../../src/store/sessions.ts';
 import { AGENT, RULES } from './walk.ts';
 
@@ -14,7 +15,7 @@ export const AGENT_ID = 'agt_000000000000000000000001';
 /** Another view of the same database, as another node has it. */
 export function newLog(database: Database): Log {
   const fail = (): Promise<void> => Promise.resolve();
-  return createLog({ database, rules: RULES, now: Date.now, fail, held_streams_max: 1000 });
+  return createLog(sessionKind(RULES), { database, now: Date.now, fail, held_streams_max: 1000 });
 }
 
 /** @param number makes the id. */

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { Computer } from '../../src/resource/computer.ts';
+import type { Computer } from '../../src/resource/computer/driver.ts';
 import { processDriver } from '../../src/sandbox/process.ts';
 import { freshId, runScript } from '../conformance/computers.ts';
 import { ATTACKS, attack, attacksFail, layOutPrey } from './attacks.ts';
@@ -40,6 +40,8 @@ describe.runIf(as_root)(
           from_generation: 0,
           generation: 1,
           snapshot: null,
+          network: { mode: 'off' } as const,
+          image: null,
           limits: LIMITS,
         });
       prey = await layOutPrey(ground.directory, join(ground.directory, 'test', other, 'workspace'));

@@ -11,7 +11,7 @@ import type { AddressInfo, Server } from 'node:net';
 import { join } from 'node:path';
 import { zstdDecompressSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { Computer, ComputerLimits, Driver } from '../../src/resource/computer.ts';
+import type { Computer, ComputerLimits, Driver } from '../../src/resource/computer/driver.ts';
 import { bytesOf, freshId, runScript } from '../conformance/computers.ts';
 import type { Result } from '../conformance/computers.ts';
 
@@ -139,7 +139,14 @@ export function attacksFail(ground: AttackGround): void {
       const bytes = await bytesOf(await driver.snapshot(id, {}));
       expect(zstdDecompressSync(bytes, { maxOutputLength: 2 ** 31 - 1 }).includes(prey.canary)).toBe(false);
       const snapshot = async (): Promise<AsyncIterable<Uint8Array>> => chunksOf(bytes);
-      const request = { reference: null, from_generation: 1, limits: LIMITS, snapshot };
+      const request = {
+        reference: null,
+        from_generation: 1,
+        network: { mode: 'off' } as const,
+        image: null,
+        limits: LIMITS,
+        snapshot,
+      };
       await driver.wake({ ...request, id: copy, generation: 2 });
       await driver.destroy(copy, null);
       await driver.destroy(id, null);
@@ -152,7 +159,16 @@ export function attacksFail(ground: AttackGround): void {
 
 async function wakeOf(driver: Driver, id: string, generation: number): Promise<Computer> {
   const from_generation = generation - 1;
-  const request = { id, reference: null, from_generation, generation, snapshot: null, limits: LIMITS };
+  const request = {
+    id,
+    reference: null,
+    from_generation,
+    generation,
+    snapshot: null,
+    network: { mode: 'off' } as const,
+    image: null,
+    limits: LIMITS,
+  };
   return (await driver.wake(request)).computer;
 }
 

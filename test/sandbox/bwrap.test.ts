@@ -13,8 +13,8 @@ import {
 import { join } from 'node:path';
 import { zstdCompressSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { Driver, WakeRequest } from '../../src/resource/computer.ts';
-import { ComputerLost } from '../../src/resource/computer.ts';
+import type { Driver, WakeRequest } from '../../src/resource/computer/driver.ts';
+import { ComputerLost } from '../../src/resource/computer/driver.ts';
 import { openChannel } from '../../src/sandbox/channel.ts';
 import { identify } from '../../src/sandbox/leftover.ts';
 import { tryComputer } from '../../src/sandbox/probe.ts';
@@ -34,7 +34,17 @@ afterAll(async () => {
 });
 
 function request(id: string, more: Partial<WakeRequest> = {}): WakeRequest {
-  return { id, reference: null, from_generation: 0, generation: 1, snapshot: null, limits: LIMITS, ...more };
+  return {
+    id,
+    reference: null,
+    from_generation: 0,
+    generation: 1,
+    snapshot: null,
+    network: { mode: 'off' } as const,
+    image: null,
+    limits: LIMITS,
+    ...more,
+  };
 }
 
 function pidOf(id: string): number {

@@ -7,7 +7,7 @@ import { spawnSync } from 'node:child_process';
 import { chmodSync, chownSync, mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Driver } from '../../src/resource/computer.ts';
+import type { Driver } from '../../src/resource/computer/driver.ts';
 import { bwrapDriver } from '../../src/sandbox/bwrap.ts';
 import type { BwrapOptions } from '../../src/sandbox/bwrap.ts';
 

@@ -1,7 +1,7 @@
 /** What bounds a computer, as tests over both ways to bound it. */
 
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { Computer, ComputerLimits, Driver } from '../../src/resource/computer.ts';
+import type { Computer, ComputerLimits, Driver } from '../../src/resource/computer/driver.ts';
 import { freshId, runScript, until } from '../conformance/computers.ts';
 import { makeDriver, removeGround } from './grounds.ts';
 import type { Ground } from './grounds.ts';
@@ -37,7 +37,16 @@ export function limitsHold(title: string, ground: Ground, prepare: () => void, c
 
     const wake = async (id = freshId(), generation = 1): Promise<Computer> => {
       const from_generation = generation - 1;
-      const request = { id, reference: null, from_generation, generation, snapshot: null, limits: LIMITS };
+      const request = {
+        id,
+        reference: null,
+        from_generation,
+        generation,
+        snapshot: null,
+        network: { mode: 'off' } as const,
+        image: null,
+        limits: LIMITS,
+      };
       return (await driver.wake(request)).computer;
     };
 

@@ -4,6 +4,7 @@ import type { ServerResponse } from 'node:http';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { submit } from '../../src/engine/submit.ts';
 import { completeBlocks, emptyAnswer, foldEvent } from '../../src/model/anthropic-stream.ts';
+import { sessionKind } from '../../src/store/kind.ts';
 import { createLog } from '../../src/store/log.ts';
 import { connectTo, type Answer } from '../helpers/fuzz/connection.ts';
 import { makeSession, startServer, type TestServer } from '../helpers/http.ts';
@@ -87,7 +88,7 @@ describe('a cancel', () => {
     const { runtime } = server;
     const { id } = await makeSession(server);
     const { database, rules, now, fail } = runtime;
-    const other = createLog({ database, rules, now, fail, held_streams_max: 10 });
+    const other = createLog(sessionKind(rules), { database, now, fail, held_streams_max: 10 });
     await submit({ ...runtime, log: other }, id, { type: 'begin', node: runtime.node });
     const { written } = await submit(runtime, id, { type: 'cancel' });
     expect(written.map(({ type }) => type)).toEqual(['cancel.requested']);

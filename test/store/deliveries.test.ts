@@ -8,8 +8,8 @@ import {
   redeliver,
   settleDeliveries,
   type Settled,
-} from '../../src/store/deliveries.ts';
-import { deleteDestination, updateDestination } from '../../src/store/destinations.ts';
+} from '../../src/store/webhook/deliveries.ts';
+import { deleteDestination, updateDestination } from '../../src/store/webhook/destinations.ts';
 import { heartbeat, leave } from '../../src/store/leases.ts';
 import { GROUNDS, testGround } from '../helpers/grounds.ts';
 import { ORG, send } from '../helpers/sessions.ts';

@@ -6,8 +6,8 @@ import {
   type ClaimBounds,
   type ClaimedDelivery,
   type Settled,
-} from '../../src/store/deliveries.ts';
-import type { NewDestination } from '../../src/store/destinations.ts';
+} from '../../src/store/webhook/deliveries.ts';
+import type { NewDestination } from '../../src/store/webhook/destinations.ts';
 import type { Database } from '../../src/store/ground/database.ts';
 import { heartbeat } from '../../src/store/leases.ts';
 import type { Log } from '../../src/store/log.ts';

@@ -2,14 +2,14 @@
 import { sql } from 'kysely';
 import { describe, expect, it } from 'vitest';
 import { DESTINATIONS_MAX } from '../../src/resource/destination.ts';
-import { listDeliveries, replayEvents, settleDeliveries } from '../../src/store/deliveries.ts';
+import { listDeliveries, replayEvents, settleDeliveries } from '../../src/store/webhook/deliveries.ts';
 import {
   getDestination,
   insertDestination,
   listDestinations,
   updateDestination,
   type NewDestination,
-} from '../../src/store/destinations.ts';
+} from '../../src/store/webhook/destinations.ts';
 import { readPage } from '../../src/store/events.ts';
 import { GROUNDS, testGround } from '../helpers/grounds.ts';
 import { AGENT_ID, newLog, newSession, ORG, send } from '../helpers/sessions.ts';

@@ -4,7 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { directoryBlobs } from '../../src/blob/directory.ts';
-import type { Computer } from '../../src/resource/computer.ts';
+import type { Computer, WakeRequest } from '../../src/resource/computer/driver.ts';
 import type { ToolContext, ToolOutcome } from '../../src/resource/tool.ts';
 import { processDriver } from '../../src/sandbox/process.ts';
 import { bash } from '../../src/tool/bash.ts';
@@ -22,21 +22,28 @@ const blobs = directoryBlobs(path.join(directory, 'blobs'), { fail });
 let computer: Computer;
 
 beforeAll(async () => {
-  const limits = { memory_bytes: 2 ** 30, processes_max: 64, cpu_percent: 100, disk_bytes: 2 ** 30 };
-  const woken = await driver.wake({
-    ...{ id: 'cmp_1', reference: null, from_generation: 0, generation: 1, snapshot: null, limits },
-  });
-  computer = woken.computer;
+  computer = (await driver.wake(request(1))).computer;
 });
 
 /** As the engine does: a computer whose processes were ended is woken by the next call. */
 async function attach(): Promise<Computer> {
   if (computer.alive()) return computer;
-  const generation = computer.generation + 1;
-  const limits = { memory_bytes: 2 ** 30, processes_max: 64, cpu_percent: 100, disk_bytes: 2 ** 30 };
-  const again = { id: 'cmp_1', reference: null, from_generation: 1, generation, snapshot: null, limits };
-  computer = (await driver.wake(again)).computer;
+  computer = (await driver.wake(request(computer.generation + 1))).computer;
   return computer;
+}
+
+function request(generation: number): WakeRequest {
+  return {
+    ...{
+      id: 'cmp_1',
+      reference: null,
+      from_generation: Math.min(generation - 1, 1),
+      generation,
+      snapshot: null,
+    },
+    limits: { memory_bytes: 2 ** 30, processes_max: 64, cpu_percent: 100, disk_bytes: 2 ** 30 },
+    ...{ network: { mode: 'off' }, image: null },
+  };
 }
 
 afterAll(async () => {

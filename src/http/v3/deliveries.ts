@@ -4,7 +4,7 @@ import type { Runtime } from '../../engine/runtime.ts';
 import { DELIVERY_STATUSES } from '../../resource/delivery.ts';
 import { OverwinterError } from '../../resource/error.ts';
 import { eventId } from '../../resource/id.ts';
-import { getDelivery, listDeliveries, redeliver, type DeliveryRow } from '../../store/deliveries.ts';
+import { getDelivery, listDeliveries, redeliver, type DeliveryRow } from '../../store/webhook/deliveries.ts';
 import { idCursor, json, limit, nextCursor, text, TimeQuery, type Api } from '../api.ts';
 import type { Admit } from '../auth.ts';
 import { problems } from '../error.ts';

@@ -21,8 +21,12 @@ import {
 import { OverwinterError } from '../../resource/error.ts';
 import { isId } from '../../resource/id.ts';
 import { getAgent } from '../../store/agents.ts';
-import { listDeliveries } from '../../store/deliveries.ts';
-import { deleteDestination, listDestinations, type DestinationRow } from '../../store/destinations.ts';
+import { listDeliveries } from '../../store/webhook/deliveries.ts';
+import {
+  deleteDestination,
+  listDestinations,
+  type DestinationRow,
+} from '../../store/webhook/destinations.ts';
 import { getSession, type SessionRow } from '../../store/sessions.ts';
 import { body, json, nextCursor, type Api } from '../api.ts';
 import type { Admit } from '../auth.ts';

@@ -21,6 +21,7 @@ import type { SessionEvent } from '../../../src/session/event.ts';
 import type { Rules } from '../../../src/session/rules.ts';
 import { hasPendingInput, type SessionState } from '../../../src/session/state.ts';
 import { createFollow } from '../../../src/store/follow.ts';
+import { sessionKind } from '../../../src/store/kind.ts';
 import { createLog } from '../../../src/store/log.ts';
 import { insertAgent } from '../../../src/store/agents.ts';
 import { readEvents } from '../../../src/store/events.ts';
@@ -84,7 +85,7 @@ export async function startEngine(options: EngineOptions): Promise<Engine> {
     const node = newId('node');
     const heartbeat = await startHeartbeat(database.db, node, LEASE_TTL_MS, () => performance.now());
     const { now } = heartbeat;
-    const log = createLog({ database, rules, now, fail: base.fail, held_streams_max: 10_000 });
+    const log = createLog(sessionKind(rules), { database, now, fail: base.fail, held_streams_max: 10_000 });
     const runtime: Runtime = {
       ...base,
       ...{ node, log, rules, now, driver },

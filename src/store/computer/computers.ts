@@ -1,9 +1,9 @@
 /** Computers as rows: the intent before the driver acts, and where the computer is after. */
 import { sql } from 'kysely';
-import type { Reference } from '../resource/computer.ts';
-import { OverwinterError } from '../resource/error.ts';
-import type { Claim } from './leases.ts';
-import type { Db } from './ground/tables.ts';
+import type { Reference } from '../../resource/computer/driver.ts';
+import { OverwinterError } from '../../resource/error.ts';
+import type { Claim } from '../leases.ts';
+import type { Db } from '../ground/tables.ts';
 
 export type WakeIntent = { id: string; reference: Reference | null; generation: number };
 

@@ -9,8 +9,8 @@ import {
   SECRET_OVERLAP_S,
   type DestinationLevel,
   type DestinationScope,
-} from '../resource/destination.ts';
-import type { Db } from './ground/tables.ts';
+} from '../../resource/destination.ts';
+import type { Db } from '../ground/tables.ts';
 
 export type NewDestination = {
   id: string;

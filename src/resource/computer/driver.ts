@@ -3,7 +3,10 @@
  * A computer's files outlive its processes; the server's death ends the processes and keeps the files.
  */
 
-type DriverName = 'bwrap' | 'process';
+import type { Duplex } from 'node:stream';
+import type { NetworkPolicy } from './spec.ts';
+
+export type DriverName = 'bwrap' | 'docker' | 'process';
 
 /** What names a computer's place to its driver: plain JSON that any node can hold. */
 export type Reference = { [key: string]: string | number };
@@ -24,8 +27,8 @@ export type ExecSpec = {
   /** Absolute, inside the computer; default `/workspace`. */
   cwd?: string;
   env?: Record<string, string>;
-  /** Fed to the script's standard input, which then ends. Without it standard input is empty. */
-  stdin?: Uint8Array;
+  /** Fed to the script's standard input, which then ends. Without it standard input is empty. A stream is read no faster than the script does. */
+  stdin?: Uint8Array | AsyncIterable<Uint8Array>;
   /** After this the script's process group is killed. */
   timeout_ms: number;
   /** Aborting kills the process group; `exit` settles all the same. */
@@ -33,18 +36,62 @@ export type ExecSpec = {
 };
 
 /** How a script ended. `lost` = the computer's processes died under it (hibernate, out of memory, crash). */
-export type Exit = { outcome: 'exited' | 'timeout' | 'aborted' | 'lost'; exit_code: number | null };
+export type Exit = {
+  outcome: 'exited' | 'timeout' | 'aborted' | 'lost';
+  exit_code: number | null;
+  /** The kernel ended something of the computer for want of memory while the script ran; the computer lives on. */
+  out_of_memory?: true;
+};
 
 export type OutputChunk = { stream: 'stdout' | 'stderr'; data: Uint8Array };
 
 /** A running script. `output` must be drained; it ends no later than shortly after `exit` settles. */
 export type Execution = { output: AsyncIterable<OutputChunk>; exit: Promise<Exit> };
 
+export type PtySpec = {
+  rows: number;
+  cols: number;
+  /** Absolute, inside the computer. */
+  cwd?: string;
+  env?: Record<string, string>;
+};
+
+/** A login shell of the computer on a pseudo-terminal of its own. */
+export interface Terminal {
+  /** What the terminal shows, as it comes; must be drained. Ends after `exit` settles. */
+  output: AsyncIterable<Uint8Array>;
+  /** Resolves when the terminal has taken it; what comes after its end is dropped. */
+  write(data: Uint8Array): Promise<void>;
+  /** The programs in it get SIGWINCH. */
+  resize(rows: number, cols: number): Promise<void>;
+  exit: Promise<Exit>;
+  /** Hangs up: the shell and what runs in its session end. Idempotent. */
+  close(): void;
+}
+
+/** What a computer uses now; a field that its driver cannot tell is null. */
+export type ComputerUsage = {
+  /** Since the wake. */
+  cpu_seconds: number | null;
+  memory_bytes: number | null;
+  disk_bytes: number | null;
+  processes: number | null;
+  uptime_ms: number;
+};
+
 /** An awake computer. An exec ends `lost` when its processes are gone, be it before or while it runs. */
 export interface Computer {
   readonly generation: number;
   /** The exec ends on the script's exit, never on EOF: a background child may hold the output open. */
   exec(spec: ExecSpec): Execution;
+  /** @throws Unsupported where the driver has no terminals. */
+  pty(spec: PtySpec): Promise<Terminal>;
+  /**
+   * A connection to a TCP port on the computer's loopback.
+   * @throws ConnectionRefused when nothing listens there.
+   */
+  connect(port: number): Promise<Duplex>;
+  usage(): Promise<ComputerUsage>;
   /** Whether the processes live. */
   alive(): boolean;
   /** Ends every process of the computer; its files stay. Idempotent; resolves when none is left. */
@@ -66,6 +113,9 @@ export type WakeRequest = {
   /** Opens the last snapshot, to be restored when the files are gone; null when there is none. */
   snapshot: (() => Promise<AsyncIterable<Uint8Array>>) | null;
   limits: ComputerLimits;
+  network: NetworkPolicy;
+  /** The base image by name; null = the driver's own root file system. */
+  image: string | null;
 };
 
 export type Woken = {
@@ -82,6 +132,11 @@ export type Capabilities = {
   limits: 'cgroup-v2' | 'cgroup-v1' | 'rlimit' | 'none';
   /** `root`: each computer has a host uid of its own; `user`: the server's own user. */
   identity: 'root' | 'user' | 'none';
+  /** Whether a computer may reach anything outside, always through the egress proxy. */
+  egress: boolean;
+  terminals: boolean;
+  /** Base images that computers may be made from, by name. */
+  images: string[];
   notes: string[];
 };
 
@@ -93,12 +148,14 @@ export interface Driver {
   /** Creates or wakes; idempotent by id and generation. Ends processes that a former life left behind. */
   wake(request: WakeRequest): Promise<Woken>;
   /**
-   * The writable files of a hibernated computer as a compressed archive, or null when they are gone.
-   * Reading it to the end is the caller's part.
+   * The writable files of a computer as a compressed archive, or null when they are gone. Those of an awake one are read while it
+   * stands still, where the driver can hold it. Reading it to the end is the caller's part.
    */
   snapshot(id: string, reference: Reference): Promise<AsyncIterable<Uint8Array> | null>;
   /** Removes processes and every byte. Idempotent. */
   destroy(id: string, reference: Reference | null): Promise<void>;
+  /** The ids of all computers of this installation that have files or processes on this machine. */
+  inventory(): Promise<string[]>;
   /** Ends every computer of this process; files stay. */
   close(): Promise<void>;
 }
@@ -108,5 +165,30 @@ export class ComputerLost extends Error {
   constructor(message: string) {
     super(message);
     this.name = 'ComputerLost';
+  }
+}
+
+/** The way out of computers: a proxy for HTTP and CONNECT that reaches only what the policy names. */
+export interface Egress {
+  /**
+   * Serves one computer on a unix socket at `path`, which does not exist yet.
+   * @param computer its id, for the log.
+   */
+  serve(path: string, policy: NetworkPolicy, computer: string): Promise<{ close(): Promise<void> }>;
+}
+
+/** Nothing listens on the port. */
+export class ConnectionRefused extends Error {
+  constructor(port: number) {
+    super(`nothing listens on port ${port} of the computer`);
+    this.name = 'ConnectionRefused';
+  }
+}
+
+/** The driver cannot do it; the message says what, and which setting would help. */
+export class Unsupported extends Error {
+  constructor(message: string) {
+    super(message);
+    this.name = 'Unsupported';
   }
 }

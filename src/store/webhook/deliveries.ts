@@ -3,11 +3,11 @@
  * being sent by a node that died is due again. The breaker of an endpoint is in the database, so all nodes spare it.
  */
 import { sql } from 'kysely';
-import { BREAKER, type DeliveryStatus } from '../resource/delivery.ts';
-import type { Database, Statement } from './ground/database.ts';
-import type { Db } from './ground/tables.ts';
+import { BREAKER, type DeliveryStatus } from '../../resource/delivery.ts';
+import type { Database, Statement } from '../ground/database.ts';
+import type { Db } from '../ground/tables.ts';
 import { REPLAY } from './outbox.ts';
-import type { EventRow } from './rows.ts';
+import type { EventRow } from '../rows.ts';
 
 export type DeliveryRow = {
   id: string;

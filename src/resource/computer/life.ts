@@ -1,0 +1,256 @@
+/**
+ * The life of a computer: its states, the one table of transitions, and the rules of what may be asked when. Pure: the state is a
+ * function of the computer's log (contract §4). Whatever is not in the table is refused as `conflict`, with a sentence.
+ */
+import { OverwinterError } from '../error.ts';
+import type { DriverName, Reference } from './driver.ts';
+import type { ComputerDraft, ComputerEvent } from './event.ts';
+import type { ComputerSpec } from './spec.ts';
+
+export const COMPUTER_STATUSES = [
+  ...(['creating', 'running', 'stopping', 'stopped', 'starting', 'restoring', 'restorable'] as const),
+  ...(['deleting', 'deleted', 'error', 'lost'] as const),
+] as const;
+export type ComputerStatus = (typeof COMPUTER_STATUSES)[number];
+
+/** From a state to those that may follow it. */
+export const TRANSITIONS: Record<ComputerStatus, readonly ComputerStatus[]> = {
+  creating: ['running', 'error', 'deleting'],
+  running: [
+    'running',
+    'starting',
+    'stopping',
+    'stopped',
+    'restoring',
+    'restorable',
+    'lost',
+    'deleting',
+    'error',
+  ],
+  stopping: ['stopped', 'starting', 'restorable', 'lost', 'deleting', 'error'],
+  stopped: ['starting', 'restoring', 'restorable', 'lost', 'deleting'],
+  starting: ['running', 'starting', 'stopped', 'restorable', 'lost', 'error', 'deleting'],
+  restoring: ['running', 'restoring', 'restorable', 'error', 'deleting'],
+  restorable: ['restoring', 'starting', 'stopped', 'deleting'],
+  error: ['starting', 'restoring', 'deleting'],
+  lost: ['stopped', 'deleting'],
+  deleting: ['deleted'],
+  deleted: [],
+};
+
+/** What people ask for, and the states in which it can be done at once. */
+const ACTIONS = {
+  exec: ['running'],
+  terminal: ['running'],
+  start: ['stopped', 'error', 'restorable'],
+  stop: ['running'],
+  snapshot: ['running', 'stopped'],
+  publish: ['running', 'stopped', 'creating', 'starting'],
+  restore: ['restorable', 'error'],
+  delete: [
+    'creating',
+    'running',
+    'stopping',
+    'stopped',
+    'starting',
+    'restoring',
+    'restorable',
+    'error',
+    'lost',
+  ],
+} satisfies Record<string, readonly ComputerStatus[]>;
+export type Action = keyof typeof ACTIONS;
+
+const SENTENCES: Record<Action, string> = {
+  exec: 'run commands in it',
+  terminal: 'open a terminal',
+  start: 'start it',
+  stop: 'stop it',
+  snapshot: 'take a snapshot',
+  publish: 'publish a port',
+  restore: 'restore it',
+  delete: 'delete it',
+};
+
+/** @throws OverwinterError `conflict` */
+export function expectLegal(status: ComputerStatus, action: Action): void {
+  const refusal = illegal(status, action);
+  if (refusal) throw refusal;
+}
+
+export type ComputerState = {
+  id: string;
+  head: number;
+  last_ts: number;
+  status: ComputerStatus;
+  name: string;
+  driver: DriverName;
+  spec: ComputerSpec | null;
+  session: string | null;
+  /** Whose machine has the files; null before the first start. */
+  node: string | null;
+  /** Of the last wake that was meant, and of the last that is known to have happened. */
+  generation: number;
+  files_generation: number;
+  /** The epoch of the session's runner that woke it last. */
+  holder: number;
+  reference: Reference | null;
+  /** The blob with its last saved files. */
+  snapshot: string | null;
+  last_error: string | null;
+  /** In ms since the epoch. */
+  created_at: number;
+  stopped_at: number | null;
+};
+
+export function emptyComputer(id: string): ComputerState {
+  return {
+    ...{ id, head: 0, last_ts: 0, status: 'creating', name: '', driver: 'bwrap', spec: null, session: null },
+    ...{ node: null, generation: 0, files_generation: 0, holder: 0, reference: null, snapshot: null },
+    ...{ last_error: null, created_at: 0, stopped_at: null },
+  };
+}
+
+/** What one event does to a computer. Total; an event that does not fit changes only `head`. */
+export function evolveComputer(state: ComputerState, event: ComputerEvent): ComputerState {
+  const after = effect(state, event);
+  const moved = after.status === state.status || TRANSITIONS[state.status].includes(after.status);
+  return { ...(moved ? after : state), head: event.seq, last_ts: event.ts };
+}
+
+function effect(state: ComputerState, event: ComputerEvent): ComputerState {
+  switch (event.type) {
+    case 'computer.created': {
+      const { name, driver, spec, session, from_snapshot } = event.body;
+      const made = { name, driver: driver as DriverName, spec, session, snapshot: from_snapshot };
+      return { ...state, ...made, status: 'creating', created_at: event.ts };
+    }
+    case 'computer.starting': {
+      const { node, generation, holder } = event.body;
+      return {
+        ...{ ...state, node, generation, status: startingFrom(state, node), last_error: null },
+        holder: Math.max(state.holder, holder ?? 0),
+      };
+    }
+    case 'computer.started': {
+      const { generation, reference } = event.body;
+      return { ...state, status: 'running', files_generation: generation, reference };
+    }
+    case 'computer.stopping':
+      return { ...state, status: 'stopping' };
+    case 'computer.stopped': {
+      const { snapshot } = event.body;
+      return { ...state, status: 'stopped', stopped_at: event.ts, snapshot: snapshot ?? state.snapshot };
+    }
+    case 'computer.failed':
+      return { ...state, status: 'error', last_error: event.body.message };
+    case 'computer.missed':
+      return { ...state, status: event.body.restorable ? 'restorable' : 'lost' };
+    case 'computer.deleting':
+      return { ...state, status: 'deleting' };
+    case 'computer.deleted':
+      return { ...state, status: 'deleted' };
+    default:
+      return event satisfies never;
+  }
+}
+
+/** A first start is part of the creation; one on another machine brings back what was saved. */
+function startingFrom(state: ComputerState, node: string): ComputerStatus {
+  if (state.status === 'creating') return 'creating';
+  if (state.status === 'restorable' || (state.node !== null && state.node !== node)) return 'restoring';
+  return 'starting';
+}
+
+export type ComputerCommand =
+  /**
+   * Wake it on this node. `supersedes`: the generation that the caller knows to be over, where one is on record as running or on its
+   * way; `holder`: the epoch of the runner that asks for its session.
+   */
+  | { type: 'begin_start'; node: string; supersedes: number | null; holder: number | null }
+  | { type: 'started'; generation: number; reference: Reference; files: 'kept' | 'restored' | 'empty' }
+  | { type: 'start_failed'; generation: number; message: string }
+  | { type: 'begin_stop' }
+  | { type: 'stopped'; generation: number; cause: 'asked' | 'idle' | 'node_ended'; snapshot: string | null }
+  | { type: 'missed' }
+  | { type: 'begin_delete' }
+  | { type: 'deleted' };
+
+/** The events that the command writes; none when it is already so. */
+export function decideComputer(
+  state: ComputerState,
+  command: ComputerCommand,
+): ComputerDraft[] | OverwinterError {
+  const { status, generation } = state;
+  switch (command.type) {
+    case 'begin_start':
+      return beginStart(state, command);
+    case 'started':
+      if (command.generation !== generation) return superseded();
+      if (status === 'running') return [];
+      if (status !== 'creating' && status !== 'starting' && status !== 'restoring') return superseded();
+      return [
+        {
+          type: 'computer.started',
+          body: { generation, reference: command.reference, files: command.files },
+        },
+      ];
+    case 'start_failed':
+      if (command.generation !== generation || status === 'deleting' || status === 'deleted') return [];
+      return [{ type: 'computer.failed', body: { message: command.message } }];
+    case 'begin_stop':
+      if (status === 'stopping') return [];
+      return illegal(status, 'stop') ?? [{ type: 'computer.stopping', body: { generation } }];
+    case 'stopped': {
+      if (command.generation !== generation || status === 'stopped') return [];
+      const { cause, snapshot } = command;
+      if (!TRANSITIONS[status].includes('stopped')) return [];
+      return [{ type: 'computer.stopped', body: { cause, snapshot } }];
+    }
+    case 'missed': {
+      const restorable = state.snapshot !== null;
+      if (!TRANSITIONS[status].includes(restorable ? 'restorable' : 'lost')) return [];
+      return [{ type: 'computer.missed', body: { restorable } }];
+    }
+    case 'begin_delete':
+      if (status === 'deleting' || status === 'deleted') return [];
+      return [{ type: 'computer.deleting', body: {} }];
+    case 'deleted':
+      return status === 'deleting' ? [{ type: 'computer.deleted', body: {} }] : [];
+    default:
+      return command satisfies never;
+  }
+}
+
+function beginStart(
+  state: ComputerState,
+  command: Extract<ComputerCommand, { type: 'begin_start' }>,
+): ComputerDraft[] | OverwinterError {
+  const { status, generation } = state;
+  const { node, holder, supersedes } = command;
+  if (holder !== null && holder < state.holder)
+    return new OverwinterError('fenced', 'another runner holds the session');
+  const fresh = status === 'creating' && generation === 0;
+  const over =
+    supersedes === generation &&
+    ['creating', 'running', 'starting', 'restoring', 'stopping'].includes(status);
+  if (!fresh && !over) {
+    const refusal = illegal(status, 'start');
+    if (refusal) return refusal;
+  }
+  return [{ type: 'computer.starting', body: { node, generation: generation + 1, holder } }];
+}
+
+function illegal(status: ComputerStatus, action: Action): OverwinterError | undefined {
+  const legal: readonly ComputerStatus[] = ACTIONS[action];
+  if (legal.includes(status)) return undefined;
+  const states = legal.length > 3 ? '' : `; it must be ${legal.join(' or ')}`;
+  return new OverwinterError(
+    'conflict',
+    `the computer is ${status}: one cannot ${SENTENCES[action]} now${states}`,
+  );
+}
+
+function superseded(): OverwinterError {
+  return new OverwinterError('fenced', 'the computer has been started again, or deleted, since');
+}
