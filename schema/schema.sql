@@ -63,24 +63,43 @@ create table client_token (
 CREATE INDEX client_token_list ON client_token USING btree (session_id, id DESC);
 grant delete, insert, select, update on client_token to overwinter_runtime;
 
+create table command (
+  id text not null,
+  org text not null,
+  computer_id text not null,
+  source text not null,
+  status text not null,
+  node text not null,
+  timeout_ms integer not null,
+  started_at timestamp with time zone not null,
+  ended_at timestamp with time zone,
+  exit_code integer,
+  stdout_bytes bigint not null default 0,
+  stderr_bytes bigint not null default 0,
+  error_type text,
+  constraint command_computer_id_fkey FOREIGN KEY (computer_id) REFERENCES computer(id),
+  constraint command_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint command_pkey PRIMARY KEY (id)
+);
+CREATE INDEX command_list ON command USING btree (computer_id, id DESC);
+grant delete, insert, select, update on command to overwinter_runtime;
+
 create table computer (
   id text not null,
   org text not null,
   session_id text,
-  driver text not null,
-  reference json,
-  state text not null,
-  node text,
-  generation integer not null default 0,
-  snapshot_ref text,
-  epoch bigint not null default 0,
-  due_at timestamp with time zone,
+  name text not null,
+  template_id text not null,
   created_at timestamp with time zone not null default clock_timestamp(),
+  deleted_at timestamp with time zone,
+  constraint computer_id_fkey FOREIGN KEY (id) REFERENCES stream(id),
   constraint computer_org_fkey FOREIGN KEY (org) REFERENCES org(id),
   constraint computer_pkey PRIMARY KEY (id),
   constraint computer_session_id_fkey FOREIGN KEY (session_id) REFERENCES stream(id)
 );
-CREATE UNIQUE INDEX computer_session ON computer USING btree (session_id);
+CREATE INDEX computer_list ON computer USING btree (org, id DESC);
+CREATE UNIQUE INDEX computer_name ON computer USING btree (org, name) WHERE (deleted_at IS NULL);
+CREATE UNIQUE INDEX computer_session ON computer USING btree (session_id) WHERE (deleted_at IS NULL);
 grant delete, insert, select, update on computer to overwinter_runtime;
 
 create table credential (
@@ -216,6 +235,7 @@ create table node (
   id text not null,
   started_at timestamp with time zone not null default clock_timestamp(),
   alive_until timestamp with time zone not null,
+  machine text not null default ''::text,
   constraint node_pkey PRIMARY KEY (id)
 );
 grant delete, insert, select, update on node to overwinter_runtime;
@@ -228,6 +248,19 @@ create table org (
   constraint org_pkey PRIMARY KEY (id)
 );
 grant delete, insert, select, update on org to overwinter_runtime;
+
+create table published_port (
+  id text not null,
+  org text not null,
+  computer_id text not null,
+  port integer not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  constraint published_port_computer_id_fkey FOREIGN KEY (computer_id) REFERENCES computer(id),
+  constraint published_port_computer_id_port_key UNIQUE (computer_id, port),
+  constraint published_port_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint published_port_pkey PRIMARY KEY (id)
+);
+grant delete, insert, select, update on published_port to overwinter_runtime;
 
 create table revision (
   id text not null,
@@ -270,6 +303,23 @@ create table setting (
 );
 grant delete, insert, select, update on setting to overwinter_runtime;
 
+create table snapshot (
+  id text not null,
+  org text not null,
+  computer_id text not null,
+  name text,
+  blob text not null,
+  spec json not null,
+  bytes bigint not null default 0,
+  ready boolean not null default false,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  constraint snapshot_computer_id_fkey FOREIGN KEY (computer_id) REFERENCES computer(id),
+  constraint snapshot_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint snapshot_pkey PRIMARY KEY (id)
+);
+CREATE INDEX snapshot_list ON snapshot USING btree (org, id DESC);
+grant delete, insert, select, update on snapshot to overwinter_runtime;
+
 create table stream (
   id text not null,
   org text not null,
@@ -289,8 +339,11 @@ create table stream (
   forked_from text,
   deleted_at timestamp with time zone,
   destinations bigint not null default 0,
+  kind text not null default 'session'::text,
+  constraint stream_kind_check CHECK ((kind = ANY (ARRAY['session'::text, 'computer'::text]))),
   constraint stream_org_fkey FOREIGN KEY (org) REFERENCES org(id),
   constraint stream_pkey PRIMARY KEY (id)
 ) with (fillfactor=50, autovacuum_vacuum_scale_factor=0.02);
-CREATE INDEX stream_claimable ON stream USING btree (due_at) WHERE ((due_at IS NOT NULL) OR (status = ANY (ARRAY['queued'::text, 'running'::text])));
+CREATE INDEX stream_claimable ON stream USING btree (due_at) WHERE ((kind = 'session'::text) AND ((due_at IS NOT NULL) OR (status = ANY (ARRAY['queued'::text, 'running'::text]))));
+CREATE INDEX stream_computers ON stream USING btree (prefers_node, status) WHERE ((kind = 'computer'::text) AND (status = ANY (ARRAY['creating'::text, 'starting'::text, 'restoring'::text, 'running'::text, 'stopping'::text, 'deleting'::text])));
 grant delete, insert, select, update on stream to overwinter_runtime;

@@ -265,7 +265,7 @@ async function removeComputers({ computers_dir, installation }: Stage): Promise<
   if (!fs.existsSync(own)) return;
   const log = { debug: () => undefined, warn: () => undefined, error: () => undefined };
   const uid_base = Number(SETTINGS.OVERWINTER_UID_BASE.default);
-  const options = { computers_dir, installation, uid_base, log, fail: () => undefined };
+  const options = { computers_dir, installation, uid_base, log, fail: () => undefined, egress: null };
   const driver = bwrapDriver({ ...options, now: () => performance.now() });
   for (const id of fs.readdirSync(own).filter((name) => name.startsWith('cmp_')))
     await driver.destroy(id, null);

@@ -4,8 +4,10 @@
  */
 import fs from 'node:fs';
 import { z } from 'zod';
+import type { Computers } from '../src/engine/computers/computers.ts';
 import type { Runtime } from '../src/engine/runtime.ts';
 import { createApp, describe } from '../src/http/app.ts';
+import { COMPUTER_EVENTS } from '../src/resource/computer/event.ts';
 import { EVENTS } from '../src/session/event.ts';
 import { schemaSql } from './schema-sql.ts';
 
@@ -34,7 +36,11 @@ if (stale.length > 0)
 process.exitCode = check && stale.length > 0 ? 1 : 0;
 
 function eventSchemas(): object {
-  const types = Object.entries(EVENTS).map(([type, { level, body }]) => {
+  const of_sessions = Object.entries(EVENTS).map(([type, { level, body }]) => [type, level, body] as const);
+  const of_computers = Object.entries(COMPUTER_EVENTS).map(
+    ([type, body]) => [type, 'runtime', body] as const,
+  );
+  const types = [...of_sessions, ...of_computers].map(([type, level, body]) => {
     const { $schema: _, ...schema } = z.toJSONSchema(body);
     return [type, { level, body: schema }];
   });
@@ -50,7 +56,10 @@ function openApi(): object {
     version: string;
   };
   const signal = new AbortController().signal;
-  return describe(createApp({} as Runtime, { signal, version, capabilities: {} }), version);
+  return describe(
+    createApp({} as Runtime, { signal, version, capabilities: {}, computers: {} as Computers }),
+    version,
+  );
 }
 
 function json(value: object): string {

@@ -2,6 +2,7 @@
 import path from 'node:path';
 import { z } from 'zod';
 import { parseNetworks } from './net/address.ts';
+import type { DriverName } from './resource/computer/driver.ts';
 
 type Setting<T> = {
   /** As one would write it in the environment; undefined = unset. */
@@ -33,6 +34,18 @@ const seconds = z
   .string()
   .regex(/^\d{1,6}(,\d{1,6}){0,19}$/, 'must be whole seconds, separated by commas')
   .transform((list) => list.split(',').map((delay) => Number(delay) * 1000));
+
+const drivers = z.string().transform((list, context) => {
+  const names = list.split(',').map((name) => name.trim());
+  const wrong = names.filter((name) => !isDriver(name));
+  if (wrong.length === 0) return [...new Set(names.filter(isDriver))];
+  context.addIssue({ code: 'custom', message: 'must be bwrap, docker or process, or several of them' });
+  return z.NEVER;
+});
+
+function isDriver(name: string): name is DriverName {
+  return name === 'bwrap' || name === 'docker' || name === 'process';
+}
 
 const setting = <T>(
   schema: z.ZodType<T, string>,
@@ -76,9 +89,9 @@ export const SETTINGS = {
     'seals stored secrets: 32 bytes as base64 or hex, or several of these separated by commas: the first seals, all open; required with DATABASE_URL, otherwise made and kept in master-key',
   ),
   OVERWINTER_SANDBOX: setting(
-    z.enum(['bwrap', 'process'], 'must be bwrap or process'),
+    drivers,
     'bwrap',
-    'what computers are: bwrap, or process (no isolation, for tests)',
+    'what computers are: bwrap, docker, or process (no isolation, for tests); of several, separated by commas, the first is the default',
   ),
   OVERWINTER_ALLOW_UNSANDBOXED: setting(
     z.enum(['0', '1'], 'must be 0 or 1').transform((value) => value === '1'),
@@ -156,6 +169,34 @@ export const SETTINGS = {
     '200',
     'CPU of one computer; 100 = one core',
     '%',
+  ),
+  OVERWINTER_EGRESS: setting(
+    z.enum(['open', 'off'], 'must be open or off'),
+    'open',
+    'what the computers of sessions may reach: open (public addresses, through the egress proxy) or off',
+  ),
+  OVERWINTER_EGRESS_ALLOW: setting(
+    networks,
+    undefined,
+    'networks that computers may reach although they are not public: CIDRs, separated by commas',
+  ),
+  OVERWINTER_EXEC_OUTPUT_MB: setting(
+    integer(1, 1024),
+    '64',
+    "how much of a command's output the Computers API answers with, each of stdout and stderr",
+    'MiB',
+  ),
+  OVERWINTER_AUTO_RESUME: setting(
+    z.enum(['0', '1'], 'must be 0 or 1').transform((value) => value === '1'),
+    '0',
+    '1: the Computers API starts a stopped computer when a command or a terminal needs it, as ?resume=true does for one request',
+  ),
+  OVERWINTER_PORTS_URL: setting(
+    z
+      .string()
+      .regex(/^https?:\/\/\*\.[a-z0-9.-]+(:\d{1,5})?\/?$/i, 'must look like https://*.apps.example.com'),
+    undefined,
+    'URL of published ports of computers, with a star where the name of each goes; default: names below localhost',
   ),
   OVERWINTER_WEBHOOK_ALLOW: setting(
     networks,
@@ -240,6 +281,8 @@ type Defaulted = Exclude<
   | 'OVERWINTER_COMPUTERS_DIR'
   | 'OVERWINTER_BLOB_DIR'
   | 'OVERWINTER_WEBHOOK_ALLOW'
+  | 'OVERWINTER_EGRESS_ALLOW'
+  | 'OVERWINTER_PORTS_URL'
   | 'OVERWINTER_FAILPOINT'
   | 'ANTHROPIC_API_KEY'
   | 'ANTHROPIC_BASE_URL'
@@ -265,7 +308,7 @@ export function readConfig(environment: Record<string, string | undefined>): Con
 }
 
 function checkTogether(config: Config): void {
-  if (config.OVERWINTER_SANDBOX === 'process' && !config.OVERWINTER_ALLOW_UNSANDBOXED) {
+  if (config.OVERWINTER_SANDBOX.includes('process') && !config.OVERWINTER_ALLOW_UNSANDBOXED) {
     throw new ConfigError(
       "OVERWINTER_SANDBOX=process runs an agent's commands without any isolation; set OVERWINTER_ALLOW_UNSANDBOXED=1 as well if that is meant.",
     );

@@ -9,32 +9,32 @@ import path from 'node:path';
 import { pino } from 'pino';
 import { directoryBlobs } from './blob/directory.ts';
 import type { Config } from './config.ts';
-import { createComputers } from './engine/computers.ts';
+import { openDrivers } from './drivers.ts';
+import { createComputers } from './engine/computers/computers.ts';
+import { startReaper } from './engine/computers/reap.ts';
 import { startDeliverer } from './engine/deliver.ts';
 import { createDeltas } from './engine/deltas.ts';
 import { startHeartbeat } from './engine/heartbeat.ts';
-import type { Logger, Runtime, Settings } from './engine/runtime.ts';
+import type { Logger, Runtime } from './engine/runtime.ts';
 import { startWorker } from './engine/worker.ts';
 import { createApp } from './http/app.ts';
-import { createListener } from './http/listener.ts';
-import type { Limits } from './http/rate-limit.ts';
-import { lockDirectory } from './lock.ts';
+import { BOUNDS, createListener } from './http/listener.ts';
+import { createPublishedPorts, portUrl, type PublishedPorts } from './http/published/published.ts';
+import { lockDirectory, machineId } from './lock.ts';
 import { anthropicProvider } from './model/anthropic.ts';
 import { createPoster, type Poster } from './net/post.ts';
-import type { Capabilities, Driver } from './resource/computer/driver.ts';
+import type { Capabilities } from './resource/computer/driver.ts';
 import { TESTS_AT_ONCE_MAX } from './resource/destination.ts';
 import { makeId, type NewId } from './resource/id.ts';
-import { bwrapDriver } from './sandbox/bwrap.ts';
-import { processDriver } from './sandbox/process.ts';
 import { digest, makeApiKey, parseApiKey } from './secret/key.ts';
 import { givenKeys, keptKeys, type MasterKeys } from './secret/master-keys.ts';
 import { parseMasterKeys } from './secret/seal.ts';
-import type { Rules } from './session/rules.ts';
+import { limitsOf, rulesOf, settingsOf } from './settings.ts';
 import { openDatabase, type Database, type Ground } from './store/ground/database.ts';
 import { createFollow } from './store/follow.ts';
 import { createHints } from './store/hints.ts';
 import { voidAllLeases } from './store/leases.ts';
-import { sessionKind } from './store/kind.ts';
+import { computerKind, sessionKind } from './store/kind.ts';
 import { createLog } from './store/log.ts';
 import { ensureApiKey, type NewApiKey } from './store/api-keys.ts';
 import { ensureDefaultOrg, installationId } from './store/orgs.ts';
@@ -57,7 +57,7 @@ export async function startServer(config: Config, version: string): Promise<Serv
   const directory = config.OVERWINTER_DATA_DIR;
   const blobs_dir = config.OVERWINTER_BLOB_DIR ?? path.join(directory, 'blobs');
   const ground = groundOf(config);
-  takeDirectories(directory, blobs_dir, ground.kind === 'embedded');
+  const locked = takeDirectories(directory, blobs_dir, ground.kind === 'embedded');
   const logger: Logger = pino(
     { level: config.OVERWINTER_LOG_LEVEL },
     pino.destination({ dest: 2, sync: true }),
@@ -70,23 +70,30 @@ export async function startServer(config: Config, version: string): Promise<Serv
   );
   if (ground.kind === 'embedded') await voidAllLeases(database.db);
   const installation = await installationId(database.db, randomBytes(6).toString('hex'));
-  const driver = makeDriver(config, installation, fail, logger);
-  const probe = await driver.probe();
-  if (!probe.usable) {
+  const drivers = await openDrivers(config, { installation, fail, log: logger });
+  if ('reason' in drivers) {
     await database.close();
-    throw new StartError(probe.reason);
+    throw new StartError(drivers.reason);
   }
   const node = newId('node');
-  const heartbeat = await startHeartbeat(database.db, node, config.OVERWINTER_LEASE_TTL_MS, () =>
-    performance.now(),
+  const machine = machineId(directory, locked, () => newId('machine'));
+  const monotonic = (): number => performance.now();
+  const heartbeat = await startHeartbeat(
+    database.db,
+    node,
+    config.OVERWINTER_LEASE_TTL_MS,
+    monotonic,
+    machine,
   );
   const rules = rulesOf(config);
   const master_keys = await masterKeys(config, fail);
-  const log = createLog(sessionKind(rules), { database, now: heartbeat.now, fail, held_streams_max: 10_000 });
+  const log_options = { database, now: heartbeat.now, fail, held_streams_max: 10_000 };
+  const log = createLog(sessionKind(rules), log_options);
+  const computer_log = createLog(computerKind, log_options);
   const runtime: Runtime = {
-    node,
+    ...{ node, machine },
     database,
-    log,
+    ...{ log, computer_log },
     follow: createFollow(database, log, config.OVERWINTER_POLL_MS),
     deltas: createDeltas(),
     rules,
@@ -99,13 +106,13 @@ export async function startServer(config: Config, version: string): Promise<Serv
     master_keys,
     provider: anthropicProvider({ base_url: config.ANTHROPIC_BASE_URL }),
     managed_key: config.ANTHROPIC_API_KEY,
-    driver,
+    ...{ driver: drivers.standard, drivers: drivers.all },
     blobs: directoryBlobs(blobs_dir, { fail }),
     poster: makePoster(config, heartbeat.now),
     settings: settingsOf(config),
   };
   const first_key = await firstApiKey(config, database, logger);
-  return await run(runtime, { config, version, capabilities: probe.capabilities, first_key, heartbeat });
+  return await run(runtime, { config, version, capabilities: drivers.capabilities, first_key, heartbeat });
 }
 
 type Started = {
@@ -120,13 +127,24 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
   const { config, version, capabilities, first_key, heartbeat } = started;
   const { database, log, follow } = runtime;
   const draining = new AbortController();
+  const computers = createComputers(runtime);
+  const auto_resume = config.OVERWINTER_AUTO_RESUME;
+  let own_port = config.OVERWINTER_PORT;
+  const ports_url = (): string => config.OVERWINTER_PORTS_URL ?? `http://*.localhost:${own_port}`;
+  const ports = createPublishedPorts(runtime, computers, {
+    ...{ url: ports_url, auto_resume, signal: draining.signal },
+  });
   const app = createApp(runtime, {
-    ...{ signal: draining.signal, version, capabilities },
+    ...{ signal: draining.signal, version, capabilities, computers },
+    auto_resume,
+    port_url: (id) => portUrl(ports_url(), id),
     limits: limitsOf(config),
   });
   // Before any work is claimed: a node that cannot listen must leave the sessions to the others.
-  const { server, url } = await listen(app, config);
-  const worker = startWorker(runtime, createComputers(runtime));
+  const { server, url } = await listen(app, ports, config);
+  own_port = (server.address() as AddressInfo).port;
+  const reaper = startReaper(runtime, computers);
+  const worker = startWorker(runtime, computers);
   const deliverer = startDeliverer(runtime, () => performance.now());
   const hints = createHints(database, runtime.node, (stream, head) => {
     follow.hint(stream, head);
@@ -140,11 +158,12 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
   const stop = async (): Promise<void> => {
     draining.abort();
     const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-    const steps = [
+    const steps: (() => Promise<unknown>)[] = [
       () => worker.stop(),
+      () => reaper.stop(),
       () => deliverer.stop(),
       () => runtime.poster.close(),
-      () => runtime.driver.close(),
+      () => Promise.all([...runtime.drivers.values()].map((driver) => driver.close())),
       () => hints.close(),
       () => heartbeat.stop(),
       () => {
@@ -166,11 +185,12 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
 
 async function listen(
   app: ReturnType<typeof createApp>,
+  ports: PublishedPorts,
   config: Config,
 ): Promise<{ server: HttpServer; url: string }> {
   const { OVERWINTER_HOST: hostname, OVERWINTER_PORT: port } = config;
   return await new Promise((resolve, reject) => {
-    const server = createListener(app, newId);
+    const server = createListener(app, newId, BOUNDS, ports);
     server.listen(port, hostname, () => {
       const address = server.address() as AddressInfo;
       const host = address.family === 'IPv6' ? `[${address.address}]` : address.address;
@@ -186,17 +206,20 @@ async function listen(
   });
 }
 
-/** What is kept on disk is this server's alone; a directory that cannot be used is said before anything is opened. */
-function takeDirectories(directory: string, blobs_dir: string, alone: boolean): void {
-  let locked = true;
+/**
+ * A directory that cannot be used is said before anything is opened. Resolves to whether this process holds the lock of the data
+ * directory; with the embedded database it must, as what is kept on disk is then this server's alone.
+ */
+function takeDirectories(directory: string, blobs_dir: string, alone: boolean): boolean {
+  let locked: boolean;
   try {
     fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
     fs.mkdirSync(blobs_dir, { recursive: true, mode: 0o700 });
-    if (alone) locked = lockDirectory(directory);
+    locked = lockDirectory(directory);
   } catch (error) {
     throw new StartError(`The data directory ${directory} cannot be used: ${(error as Error).message}.`);
   }
-  if (locked) return;
+  if (locked || !alone) return locked;
   throw new StartError(
     `Another Overwinter server is using ${directory}; stop it or set OVERWINTER_DATA_DIR.`,
   );
@@ -207,17 +230,6 @@ function groundOf(config: Config): Ground {
   if (url === undefined)
     return { kind: 'embedded', directory: path.join(config.OVERWINTER_DATA_DIR, 'database') };
   return { kind: 'postgres', url, migration_url: migration_url ?? url };
-}
-
-function makeDriver(config: Config, installation: string, fail: Runtime['fail'], log: Logger): Driver {
-  const root = process.getuid?.() === 0;
-  const standard = root
-    ? '/var/lib/overwinter/computers'
-    : path.join(config.OVERWINTER_DATA_DIR, 'computers');
-  const computers_dir = config.OVERWINTER_COMPUTERS_DIR ?? standard;
-  const options = { computers_dir, installation, fail, log, now: () => performance.now() };
-  if (config.OVERWINTER_SANDBOX === 'process') return processDriver(options);
-  return bwrapDriver({ ...options, uid_base: config.OVERWINTER_UID_BASE });
 }
 
 function makePoster(config: Config, now: () => number): Poster {
@@ -291,51 +303,4 @@ function writeDurably(file: string, text: string): void {
   const directory = fs.openSync(path.dirname(file), 'r');
   fs.fsyncSync(directory);
   fs.closeSync(directory);
-}
-
-function rulesOf(config: Config): Rules {
-  return {
-    hibernate_after_ms: config.OVERWINTER_HIBERNATE_AFTER_MS,
-    bound_ms: 1500,
-    response_tokens_max: config.OVERWINTER_RESPONSE_TOKENS,
-    model_failures_max: 8,
-    interruptions_max: 3,
-    continuations_max: 3,
-  };
-}
-
-function limitsOf(config: Config): Limits {
-  return {
-    requests_per_key_max: config.OVERWINTER_REQUESTS_PER_KEY,
-    requests_per_org_max: config.OVERWINTER_REQUESTS_PER_ORG,
-    failures_per_address_max: config.OVERWINTER_FAILURES_PER_ADDRESS,
-    streams_per_key_max: config.OVERWINTER_STREAMS_PER_KEY,
-    streams_per_org_max: config.OVERWINTER_STREAMS_PER_ORG,
-    streams_max: config.OVERWINTER_STREAMS,
-  };
-}
-
-function settingsOf(config: Config): Settings {
-  const MIB = 1024 * 1024;
-  return {
-    lease_ttl_ms: config.OVERWINTER_LEASE_TTL_MS,
-    poll_ms: config.OVERWINTER_POLL_MS,
-    turns_at_once_max: config.OVERWINTER_TURNS_AT_ONCE,
-    drain_ms: config.OVERWINTER_DRAIN_MS,
-    command_timeout_ms: config.OVERWINTER_COMMAND_TIMEOUT_MS,
-    output_bytes_max: config.OVERWINTER_OUTPUT_BYTES,
-    webhooks: {
-      attempts_max: config.OVERWINTER_WEBHOOK_ATTEMPTS,
-      delays_ms: config.OVERWINTER_WEBHOOK_DELAYS,
-      at_once_max: config.OVERWINTER_WEBHOOKS_AT_ONCE,
-      window_max: config.OVERWINTER_WEBHOOKS_PER_ENDPOINT,
-      per_second_max: config.OVERWINTER_WEBHOOKS_PER_SECOND,
-    },
-    computer: {
-      memory_bytes: config.OVERWINTER_COMPUTER_MEMORY_MB * MIB,
-      disk_bytes: config.OVERWINTER_COMPUTER_DISK_MB * MIB,
-      processes_max: config.OVERWINTER_COMPUTER_PROCESSES,
-      cpu_percent: config.OVERWINTER_COMPUTER_CPU_PERCENT,
-    },
-  };
 }

@@ -11,12 +11,13 @@ export type Heartbeat = {
   stop: () => Promise<void>;
 };
 
-/** @param monotonic this process's clock in ms. */
+/** @param monotonic this process's clock in ms. @param machine where the node keeps computers. */
 export async function startHeartbeat(
   db: Db,
   node: string,
   ttl_ms: number,
   monotonic: () => number,
+  machine = node,
 ): Promise<Heartbeat> {
   let offset_ms = 0;
   let latest = 0;
@@ -26,7 +27,7 @@ export async function startHeartbeat(
 
   async function beat(): Promise<void> {
     const sent_at = monotonic();
-    const database_now = await heartbeat(db, node, ttl_ms);
+    const database_now = await heartbeat(db, node, ttl_ms, machine);
     offset_ms = database_now - (sent_at + monotonic()) / 2;
   }
 

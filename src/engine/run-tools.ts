@@ -6,7 +6,8 @@ import { holds } from '../store/leases.ts';
 import { OverwinterError } from '../resource/error.ts';
 import { bash } from '../tool/bash.ts';
 import { edit } from '../tool/edit.ts';
-import type { Computers } from './computers.ts';
+import type { Computers } from './computers/computers.ts';
+import { attach } from './computers/session.ts';
 import { whileInterruptible } from './interrupt.ts';
 import { currentTranscript, write, type Runner } from './runner.ts';
 import type { Runtime } from './runtime.ts';
@@ -50,13 +51,16 @@ async function runCall(
   try {
     return await tool.run(input, {
       call_id: call.call_id,
-      computer: () => computers.attach(runner),
+      computer: () => attach(runtime, computers, runner),
       blobs,
       blob_prefix: `sessions/${runner.claim.stream}/output/${runner.state.head}-`,
       signal,
       limits: settings,
     });
   } catch (error) {
+    // Its owner is deleting the computer: the model is told, and the next call makes a new one.
+    if (error instanceof OverwinterError && error.code === 'conflict')
+      return { outcome: 'error', content: error.message };
     if (error instanceof OverwinterError) throw error;
     if (error instanceof ComputerLost) return { outcome: 'unknown', content: `${error.message} ${LOST}` };
     runtime.logger.error({ err: error, session: runner.claim.stream, tool: call.tool }, 'a tool failed');

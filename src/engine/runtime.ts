@@ -1,7 +1,8 @@
 /** What every part of a running node shares: made once in server.ts, passed in, never reached for. */
 import type { Poster } from '../net/post.ts';
 import type { Blobs } from '../resource/blob.ts';
-import type { Driver, ComputerLimits } from '../resource/computer/driver.ts';
+import type { Driver } from '../resource/computer/driver.ts';
+import type { ComputerSpec } from '../resource/computer/spec.ts';
 import type { DeliveryRules } from '../resource/delivery.ts';
 import type { NewId } from '../resource/id.ts';
 import type { Provider } from '../resource/model.ts';
@@ -10,7 +11,7 @@ import type { Sealer } from '../secret/seal.ts';
 import type { Rules } from '../session/rules.ts';
 import type { Database } from '../store/ground/database.ts';
 import type { Follow } from '../store/follow.ts';
-import type { Log } from '../store/log.ts';
+import type { ComputerLog, Log } from '../store/log.ts';
 import type { Deltas } from './deltas.ts';
 
 export type Logger = {
@@ -22,8 +23,11 @@ export type Logger = {
 export type Runtime = {
   /** This process among the nodes of the cluster, `nod_…`; new at each start. */
   node: string;
+  /** Where this node keeps computers; the same after a restart. */
+  machine: string;
   database: Database;
   log: Log;
+  computer_log: ComputerLog;
   follow: Follow;
   deltas: Deltas;
   rules: Rules;
@@ -41,7 +45,10 @@ export type Runtime = {
   provider: Provider;
   /** The server's own model key, for agents without one (`managed`). */
   managed_key: string | undefined;
+  /** For computers that ask for none. */
   driver: Driver;
+  /** All that this server runs, by name. */
+  drivers: ReadonlyMap<string, Driver>;
   blobs: Blobs;
   /** Sends webhooks to addresses that may be sent to. */
   poster: Poster;
@@ -55,7 +62,13 @@ export type Settings = {
   drain_ms: number;
   command_timeout_ms: number;
   output_bytes_max: number;
-  computer: ComputerLimits;
+  /** What the computers of sessions are made of. */
+  session_computer: ComputerSpec;
+  computers: {
+    /** Of one command's output, for each of the two streams; what is over is dropped and said. */
+    exec_output_bytes_max: number;
+    processes_max: number;
+  };
   webhooks: DeliveryRules & {
     /** Requests of this node under way at once. */
     at_once_max: number;

@@ -7,8 +7,8 @@ import { next } from '../session/next.ts';
 import type { Claim } from '../store/leases.ts';
 import { release } from '../store/leases.ts';
 import { callModel } from './call-model.ts';
-import type { Computers } from './computers.ts';
-import { hibernate } from './hibernate.ts';
+import type { Computers } from './computers/computers.ts';
+import { hibernate } from './computers/hibernate.ts';
 import { whileInterruptible } from './interrupt.ts';
 import { openRunner, write, type Runner } from './runner.ts';
 import { runTools } from './run-tools.ts';
@@ -42,7 +42,7 @@ export async function runSession(
 /** A computer that another node has woken since is no longer ours: it would run on here unseen. */
 async function leaveToAnother(runtime: Runtime, computers: Computers, claim: Claim): Promise<void> {
   const { computer } = await runtime.log.state(claim.stream);
-  if (computer && computer.node !== runtime.node) await computers.sleep(computer.id);
+  if (computer && computer.node !== runtime.machine) await computers.letGo(computer.id);
 }
 
 async function loop(runtime: Runtime, computers: Computers, runner: Runner, leaving: Leaving): Promise<void> {

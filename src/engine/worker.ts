@@ -3,7 +3,7 @@
  * hints, by the time the next session falls due, and by a slow poll that makes good whatever wake-up was lost.
  */
 import { claim, nextDueIn, type Claim } from '../store/leases.ts';
-import type { Computers } from './computers.ts';
+import type { Computers } from './computers/computers.ts';
 import type { Runtime } from './runtime.ts';
 import { runSession } from './turn.ts';
 
@@ -44,7 +44,7 @@ export function startWorker(runtime: Runtime, computers: Computers): Worker {
         again = false;
         const free = settings.turns_at_once_max - running.size;
         if (free <= 0) break;
-        const claims = await claim(runtime.database, runtime.node, free);
+        const claims = await claim(runtime.database, runtime.node, free, runtime.machine);
         if (claims.length > 0) await runtime.fail('worker.claimed');
         claims.forEach(run);
         if (claims.length === free) again = true;

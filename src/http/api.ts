@@ -7,9 +7,10 @@ export type Env = { Bindings: HttpBindings; Variables: { request_id: string; tra
 
 export type Api = OpenAPIHono<Env>;
 
-/** An app whose schema failures name the first wrong field. */
-export function createApi(): Api {
+/** An app whose schema failures name the first wrong field. @param getPath what is routed by; default: the path as it is. */
+export function createApi(getPath?: (request: Request) => string): Api {
   return new OpenAPIHono<Env>({
+    ...(getPath && { getPath }),
     defaultHook: (result) => {
       if (result.success) return;
       const issue = result.error.issues[0];

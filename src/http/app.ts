@@ -1,4 +1,5 @@
 /** The HTTP surface as one app: what runs around every request, the mounts, and the document that describes them. */
+import type { Computers } from '../engine/computers/computers.ts';
 import type { Runtime } from '../engine/runtime.ts';
 import { createApi, type Api } from './api.ts';
 import { findUsable } from '../store/api-keys.ts';
@@ -6,10 +7,17 @@ import { createAdmit } from './auth.ts';
 import { cors } from './cors.ts';
 import { renderError, renderNotFound } from './error.ts';
 import { mountHealth } from './health.ts';
-import { createRateLimit, createStreamLimit, NO_LIMITS, type Limits } from './rate-limit.ts';
+import {
+  createRateLimit,
+  createStreamLimit,
+  NO_LIMITS,
+  type Limits,
+  type RateLimit,
+  type StreamLimit,
+} from './rate-limit.ts';
 import { mountReference } from './reference.ts';
 import { requestId } from './request-id.ts';
-import { createRevocations } from './revocations.ts';
+import { createRevocations, type Revocations } from './revocations.ts';
 import { mountAgents } from './v3/agents.ts';
 import { mountApiKeys } from './v3/api-keys.ts';
 import { mountClientTokens } from './v3/client-tokens.ts';
@@ -22,9 +30,16 @@ import { mountMessages } from './v3/messages.ts';
 import { mountOrgs } from './v3/orgs.ts';
 import { mountSessions } from './v3/sessions.ts';
 import { mountTurns } from './v3/turns.ts';
+import { routedPath, v1 } from './v1/app.ts';
+import { V1_BODY_BYTES_MAX } from './v1/wire.ts';
 import { jsonText } from './wire.ts';
 
 export type AppOptions = {
+  computers: Computers;
+  /** Whether a command on `/v1` starts a stopped computer without being told to. */
+  auto_resume?: boolean;
+  /** Where visitors reach a published port, by its id. */
+  port_url?: (published_port_id: string) => string;
   /** Aborted when the server stops: open streams then end. */
   signal: AbortSignal;
   version: string;
@@ -38,16 +53,20 @@ export type AppOptions = {
 
 const KEEPALIVE_MS = 15_000;
 const STALL_MS = 60_000;
+/** Clients of commands give up on a silent answer sooner than readers of events. */
+const COMMAND_KEEPALIVE_MS = 10_000;
 
 /** Serve it with http/listener.ts: event streams write to its bindings. */
 export function createApp(runtime: Runtime, options: AppOptions): Api {
-  const app = createApi();
+  const app = createApi(routedPath);
+  const shared = shareOf(runtime, options);
   app.use(requestId((kind) => runtime.newId(kind)));
   app.use(cors());
   app.onError(renderError((fields, message) => runtime.logger.error(fields, message)));
   app.notFound(renderNotFound());
   mountHealth(app, runtime, options);
-  app.route('/v3', v3(runtime, options));
+  app.route('/v3', v3(runtime, options, shared));
+  app.route('/v1', v1Of(runtime, options, shared));
   mountReference(app);
   let document: string | undefined;
   app.get('/openapi.json', () => jsonText((document ??= JSON.stringify(describe(app, options.version)))));
@@ -78,6 +97,12 @@ const TITLES: Record<string, string> = {
   'get /healthz': 'Read the health of the server',
   'post /v3/master-key/rotation': 'Rotate the master key',
   'put /v3/credentials/default': 'Choose the default credential',
+  'post /v1/computers/bulk-delete': 'Delete computers',
+  'post /v1/computers/{computer_id}/exec': 'Run a command in a computer',
+  'post /v1/computers/{computer_id}/exec/stream': 'Run a command in a computer, as a stream',
+  'post /v1/computers/{computer_id}/retry-restore': 'Retry the restore of a computer',
+  'post /v1/computers/{computer_id}/display': 'Watch a computer',
+  'post /v1/computers/{computer_id}/browser': 'Control the browser of a computer',
 };
 
 /** As one would say it: "List destinations of a session", "Cancel a session". */
@@ -110,15 +135,31 @@ function nounOf(path: string): string {
   return nouns.at(-1) ?? path.split('/')[2] ?? 'server';
 }
 
-function v3(runtime: Runtime, options: AppOptions): Api {
-  const api = createApi();
-  const { signal, limits = NO_LIMITS, keepalive_ms = KEEPALIVE_MS, stall_ms = STALL_MS } = options;
-  const admit = createAdmit(runtime, createRateLimit(limits));
+/** What all mounts count together. */
+type Shared = { rate: RateLimit; revocations: Revocations; enter: StreamLimit };
+
+function shareOf(runtime: Runtime, { limits = NO_LIMITS }: AppOptions): Shared {
   const revocations = createRevocations(
     (ids) => findUsable(runtime.database, ids),
     (fields, message) => runtime.logger.debug(fields, message),
   );
-  const streams = { signal, revocations, keepalive_ms, stall_ms, enter: createStreamLimit(limits) };
+  return { rate: createRateLimit(limits), revocations, enter: createStreamLimit(limits) };
+}
+
+function v1Of(runtime: Runtime, options: AppOptions, { rate, revocations, enter }: Shared): Api {
+  const { signal, computers, keepalive_ms = COMMAND_KEEPALIVE_MS, stall_ms = STALL_MS } = options;
+  const { auto_resume = false, port_url = (id) => `http://p-${id.slice('cpp_'.length)}.localhost` } = options;
+  return v1(createAdmit(runtime, rate, V1_BODY_BYTES_MAX), {
+    ...{ runtime, computers, auto_resume, port_url },
+    streams: { signal, revocations, keepalive_ms, stall_ms, enter },
+  });
+}
+
+function v3(runtime: Runtime, options: AppOptions, { rate, revocations, enter }: Shared): Api {
+  const api = createApi();
+  const { signal, keepalive_ms = KEEPALIVE_MS, stall_ms = STALL_MS } = options;
+  const admit = createAdmit(runtime, rate);
+  const streams = { signal, revocations, keepalive_ms, stall_ms, enter };
   const bearer = { type: 'http', scheme: 'bearer' } as const;
   const schemes = api.openAPIRegistry;
   schemes.registerComponent('securitySchemes', 'org_key', {

@@ -11,10 +11,10 @@ import { findClientToken, type Scope } from '../store/client-tokens.ts';
 import { getSession, type SessionRow } from '../store/sessions.ts';
 import type { Env } from './api.ts';
 import { authorize, noSession, type Caller, type Power, type Requirement } from './authorize.ts';
-import { boundBody } from './body.ts';
+import { boundBody, BODY_BYTES_MAX } from './body.ts';
 import type { RateLimit } from './rate-limit.ts';
 
-type CallerEnv = { Variables: { caller: Caller } };
+export type CallerEnv = { Variables: { caller: Caller } };
 type SessionEnv = { Variables: { caller: Caller; session: SessionRow } };
 
 export type Admit = {
@@ -24,9 +24,15 @@ export type Admit = {
   session: (power: Power) => Admission<SessionEnv>;
   /** Client tokens of that session with this scope, and org keys: `read` for `read`, `write` for `steer`. */
   client: (scope: Scope) => Admission<SessionEnv>;
+  /** As `org`, for a route that takes its body from the socket as it comes, of any size. */
+  upload: (power: Power) => Admission<CallerEnv>;
+  /** For a key that came otherwise than in a request's headers. @throws OverwinterError */
+  key: (address: string, presented: string, power: Power) => Promise<Caller>;
+  /** Looks up a credential of another kind; counts as a failure of the address where it finds nothing. */
+  attempt: RateLimit['authenticate'];
 };
 
-type Admission<E extends CallerEnv | SessionEnv> = {
+export type Admission<E extends CallerEnv | SessionEnv> = {
   middleware: MiddlewareHandler<E>;
   security: Record<string, string[]>[];
   /** What the document tells of the requirement. */
@@ -36,15 +42,26 @@ type Admission<E extends CallerEnv | SessionEnv> = {
 const KEY_POWER = { read: 'read', steer: 'write' } as const;
 const NO_DIGEST = Buffer.alloc(32);
 
-export function createAdmit(runtime: Runtime, rate: RateLimit): Admit {
+/** @param body_bytes_max of the body of one request. */
+export function createAdmit(runtime: Runtime, rate: RateLimit, body_bytes_max = BODY_BYTES_MAX): Admit {
+  const bound = boundBody(body_bytes_max);
   const touching = new Set<string>();
 
   /** In this order: an address that only guesses never reaches the database, a refusal never reads a body. */
   async function admit(context: Context<Env>, required: Requirement): Promise<Caller> {
     const address = context.env.incoming.socket.remoteAddress ?? '';
-    const caller = await rate.authenticate(address, () => callerOf(credentialOf(context)));
+    return await admitBearer(address, credentialOf(context), required, context.req.param('session_id'));
+  }
+
+  async function admitBearer(
+    address: string,
+    presented: string | undefined,
+    required: Requirement,
+    session: string | undefined,
+  ): Promise<Caller> {
+    const caller = await rate.authenticate(address, () => callerOf(presented));
     if (caller) await rate.countRequest(caller);
-    const verdict = authorize(caller, required, context.req.param('session_id'));
+    const verdict = authorize(caller, required, session);
     if (verdict === 'allow' && caller) return caller;
     throw verdict;
   }
@@ -91,7 +108,7 @@ export function createAdmit(runtime: Runtime, rate: RateLimit): Admit {
     return session;
   }
 
-  function admission(required: Requirement, loads: boolean): Admission<SessionEnv> {
+  function admission(required: Requirement, loads: boolean, bounded = bound): Admission<SessionEnv> {
     return {
       'x-scope': required,
       security: securityOf(required),
@@ -99,7 +116,7 @@ export function createAdmit(runtime: Runtime, rate: RateLimit): Admit {
         const caller = await admit(context as unknown as Context<Env>, required);
         context.set('caller', caller);
         if (loads) context.set('session', await loadSession(context, caller));
-        await boundBody(context, next);
+        await bounded(context, next);
       },
     };
   }
@@ -108,6 +125,10 @@ export function createAdmit(runtime: Runtime, rate: RateLimit): Admit {
     org: (power) => admission({ org_key: power }, false) as unknown as Admission<CallerEnv>,
     session: (power) => admission({ org_key: power }, true),
     client: (scope) => admission({ org_key: KEY_POWER[scope], client_token: scope }, true),
+    upload: (power) =>
+      admission({ org_key: power }, false, (_, next) => next()) as unknown as Admission<CallerEnv>,
+    key: (address, presented, power) => admitBearer(address, presented, { org_key: power }, undefined),
+    attempt: rate.authenticate,
   };
 }
 
@@ -117,7 +138,7 @@ function securityOf({ client_token }: Requirement): Record<string, string[]>[] {
 }
 
 /** The key or token of a request. `?token=` is for EventSource, which can set no header: client tokens, on streams only. */
-function credentialOf(context: Context): string | undefined {
+export function credentialOf(context: Context): string | undefined {
   const authorization = context.req.header('authorization');
   if (authorization !== undefined) return /^Bearer +(\S+)$/i.exec(authorization)?.[1];
   const header = context.req.header('x-api-key');

@@ -3,26 +3,29 @@ import type { Context, Next } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { OverwinterError } from '../resource/error.ts';
 
-const BODY_BYTES_MAX = 2 * 1024 * 1024;
+export const BODY_BYTES_MAX = 2 * 1024 * 1024;
 /** Beyond some thousands a recursive serializer overflows the stack. */
 const DEPTH_MAX = 64;
 
-const limitBytes = bodyLimit({
-  maxSize: BODY_BYTES_MAX,
-  onError: () => {
-    throw new OverwinterError('too_large', `the body exceeds ${BODY_BYTES_MAX} bytes`);
-  },
-});
-
 /** Goes on with a request whose body, if any, is within the bounds. */
-export async function boundBody(context: Context, next: Next): Promise<void> {
-  if (context.req.method === 'GET' || context.req.method === 'HEAD') return await next();
-  await limitBytes(context, async () => {
-    if (isTooDeep(await context.req.text())) {
-      throw new OverwinterError('invalid', `the body nests deeper than ${DEPTH_MAX} levels`);
-    }
-    await next();
+export type BoundBody = (context: Context, next: Next) => Promise<void>;
+
+export function boundBody(bytes_max: number): BoundBody {
+  const limitBytes = bodyLimit({
+    maxSize: bytes_max,
+    onError: () => {
+      throw new OverwinterError('too_large', `the body exceeds ${bytes_max} bytes`);
+    },
   });
+  return async (context, next) => {
+    if (context.req.method === 'GET' || context.req.method === 'HEAD') return await next();
+    await limitBytes(context, async () => {
+      if (isTooDeep(await context.req.text())) {
+        throw new OverwinterError('invalid', `the body nests deeper than ${DEPTH_MAX} levels`);
+      }
+      await next();
+    });
+  };
 }
 
 function isTooDeep(json: string): boolean {

@@ -5,7 +5,8 @@ import { setHeaders } from './headers.ts';
 
 const PREFLIGHT = {
   'access-control-allow-methods': 'GET,POST,PATCH,PUT,DELETE,OPTIONS',
-  'access-control-allow-headers': 'Authorization,Content-Type,Idempotency-Key,Last-Event-ID,X-API-Key',
+  'access-control-allow-headers':
+    'Authorization,Content-Type,Idempotency-Key,Last-Event-ID,X-API-Key,X-Current-Organization',
   'access-control-max-age': '86400',
 };
 

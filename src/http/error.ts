@@ -47,45 +47,62 @@ export const problems = {
 } as const;
 
 export function renderError(report: Logger['error']): ErrorHandler<Env> {
-  return (error, context) => {
-    if (error instanceof OverwinterError) return refuse(context, error.code, error.message, error.param);
-    if (error instanceof HTTPException) return refuseMalformed(context, error);
-    // The client hung up in the middle of its body: nothing of ours failed, and nobody reads the answer.
-    if (error === context.env.incoming.errored)
-      return refuse(context, 'invalid', 'the request ended before its body did');
-    report({ err: error, request_id: context.get('request_id') }, 'a request failed');
-    if (isConnectionError(error))
-      return refuse(context, 'unavailable', 'the database cannot be reached; try again');
-    return respond(context, 500, 'internal', 'the server failed; the request id names the entry in its log');
-  };
+  return (error, context) => respond(context, problemOf(error, context, report));
 }
 
 export function renderNotFound(): NotFoundHandler<Env> {
-  // The path is not said back: who puts a key there by mistake must not find it in what they log.
-  return (context) => refuse(context, 'not_found', 'there is no such route');
+  return (context) => respond(context, problemOf(noRoute(), context));
+}
+
+// The path is not said back: who puts a key there by mistake must not find it in what they log.
+export function noRoute(): OverwinterError {
+  return new OverwinterError('not_found', 'there is no such route');
+}
+
+/** What went wrong, before a mount puts it in its own envelope. */
+export type ProblemFacts = {
+  status: ContentfulStatusCode;
+  type: string;
+  message: string;
+  param?: string | undefined;
+};
+
+/** Reports what is nobody's fault but ours, and sets the headers that go with a refusal. */
+export function problemOf(
+  error: Error,
+  context: Context<Env>,
+  report: Logger['error'] = () => undefined,
+): ProblemFacts {
+  const facts = factsOf(error, context, report);
+  if (facts.status === 429 || facts.status === 503) context.header('Retry-After', RETRY_AFTER_S);
+  if (hasUnreadBody(context.env.incoming)) context.header('Connection', 'close');
+  return facts;
+}
+
+function factsOf(error: Error, context: Context<Env>, report: Logger['error']): ProblemFacts {
+  if (error instanceof OverwinterError) return refusal(error.code, error.message, error.param);
+  if (error instanceof HTTPException) return malformed(error);
+  // The client hung up in the middle of its body: nothing of ours failed, and nobody reads the answer.
+  if (error === context.env.incoming.errored)
+    return refusal('invalid', 'the request ended before its body did');
+  report({ err: error, request_id: context.get('request_id') }, 'a request failed');
+  if (isConnectionError(error)) return refusal('unavailable', 'the database cannot be reached; try again');
+  const message = 'the server failed; the request id names the entry in its log';
+  return { status: 500, type: 'internal', message };
 }
 
 /** What the body parser throws before a schema sees the request. */
-function refuseMalformed(context: Context<Env>, error: HTTPException): Response {
-  if (error.status !== 415) return refuse(context, 'invalid', error.message);
-  return refuse(context, 'invalid', 'the body must be JSON, with Content-Type: application/json');
+function malformed(error: HTTPException): ProblemFacts {
+  if (error.status !== 415) return refusal('invalid', error.message);
+  return refusal('invalid', 'the body must be JSON, with Content-Type: application/json');
 }
 
-function refuse(context: Context<Env>, code: ErrorCode, message: string, param?: string): Response {
-  const status = STATUS[code];
-  if (status === 429 || status === 503) context.header('Retry-After', RETRY_AFTER_S);
-  return respond(context, status, code, message, param);
+function refusal(code: ErrorCode, message: string, param?: string): ProblemFacts {
+  return { status: STATUS[code], type: code, message, param };
 }
 
-function respond(
-  context: Context<Env>,
-  status: ContentfulStatusCode,
-  type: string,
-  message: string,
-  param?: string,
-): Response {
+function respond(context: Context<Env>, { status, type, message, param }: ProblemFacts): Response {
   const request_id = context.get('request_id');
-  if (hasUnreadBody(context.env.incoming)) context.header('Connection', 'close');
   return context.json(
     { error: { type, message, ...(param === undefined ? {} : { param }), request_id } },
     status,

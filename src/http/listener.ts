@@ -13,6 +13,8 @@ import type { Socket } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import type { NewId } from '../resource/id.ts';
 import type { Api } from './api.ts';
+import { NO_PORTS, type PublishedPorts } from './published/published.ts';
+import { asksForSocket, asksForTerminal, responseOf } from './v1/terminal/upgrade.ts';
 
 export type Bounds = {
   /** Request line and headers together. */
@@ -20,7 +22,7 @@ export type Bounds = {
   headers_max: number;
   /** From the first byte of a request to the end of its headers. */
   headers_timeout_ms: number;
-  /** From the first byte of a request to the end of its body. */
+  /** From a request's headers to the end of its body; of what is streamed, without a byte. */
   request_timeout_ms: number;
 };
 
@@ -44,18 +46,30 @@ const NO_TUNNEL: Refusal = { status: 404, type: 'not_found', message: 'there is 
 /** Time for the client to read the refusal while it still sends: a reset would take it away. */
 const LINGER_MS = 500;
 
-/** A server that does not listen yet. @param newId names the requests that the app never sees. */
-export function createListener(app: Pick<Api, 'fetch'>, newId: NewId, bounds: Bounds = BOUNDS): Server {
+/**
+ * A server that does not listen yet. @param newId names the requests that the app never sees. @param ports take the requests that are
+ * for the programs in computers; the app never sees those either.
+ */
+export function createListener(
+  app: Pick<Api, 'fetch'>,
+  newId: NewId,
+  bounds: Bounds = BOUNDS,
+  ports: PublishedPorts = NO_PORTS,
+): Server {
   const answer = getRequestListener(app.fetch, {
     errorHandler: () => new Response(...asResponse(NO_HOST, newId('request'))),
   });
   const server = createServer({
     maxHeaderSize: bounds.header_bytes_max,
     headersTimeout: bounds.headers_timeout_ms,
-    requestTimeout: bounds.request_timeout_ms,
+    // Ours too: an upload may take longer, as long as it goes on.
+    requestTimeout: 0,
     connectionsCheckingInterval: Math.min(1000, bounds.headers_timeout_ms),
     // Ours to refuse: Node's own answer would be bare.
     requireHostHeader: false,
+    // Whatever else asks for an upgrade is answered as if it did not.
+    shouldUpgradeCallback: (incoming) =>
+      asksForSocket(incoming) && (ports.wants(incoming) || asksForTerminal(incoming)),
   });
   // Node drops what is above without a word, so one more is let in and refused below.
   server.maxHeadersCount = bounds.headers_max + 1;
@@ -63,7 +77,22 @@ export function createListener(app: Pick<Api, 'fetch'>, newId: NewId, bounds: Bo
   server.on('request', (incoming: IncomingMessage, outgoing: ServerResponse) => {
     track(unanswered, incoming.socket, outgoing);
     const refusal = refusalOf(incoming, bounds);
+    if (refusal) return refuse(outgoing, refusal, newId('request'));
+    const visits = ports.wants(incoming);
+    boundArrival(outgoing, bounds.request_timeout_ms, visits || isUpload(incoming), newId);
+    if (visits) ports.visit(incoming, outgoing);
+    else void answer(incoming, outgoing);
+  });
+  server.on('upgrade', (incoming: IncomingMessage, socket: Socket, head: Buffer) => {
+    // Behind an answer that is still owed there is no telling whose the next bytes are.
+    if (isOwed(unanswered, socket)) {
+      socket.destroy();
+      return;
+    }
+    const outgoing = responseOf(incoming, socket, head);
+    const refusal = refusalOf(incoming, bounds);
     if (refusal) refuse(outgoing, refusal, newId('request'));
+    else if (ports.wants(incoming)) ports.visit(incoming, outgoing);
     else void answer(incoming, outgoing);
   });
   server.on('checkExpectation', (_incoming: IncomingMessage, outgoing: ServerResponse) =>
@@ -96,6 +125,32 @@ function isOwed(unanswered: WeakMap<Socket, Set<ServerResponse>>, socket: Socket
   return [...(unanswered.get(socket) ?? [])].some(({ headersSent, req }) => headersSent || req.complete);
 }
 
+/** Refuses a request whose body does not come: all of it in time or, where it is `streamed`, the next of it. */
+function boundArrival(outgoing: ServerResponse, within_ms: number, streamed: boolean, newId: NewId): void {
+  const { req: incoming } = outgoing;
+  let bytes = -1;
+  const look = (): void => {
+    if (incoming.complete) return;
+    const { bytesRead } = incoming.socket;
+    // What waits to be read is late by our doing.
+    const goes_on = streamed && (bytesRead > bytes || incoming.readableLength > 0);
+    bytes = bytesRead;
+    if (goes_on) timer = setTimeout(look, within_ms);
+    else if (outgoing.headersSent) incoming.destroy();
+    else {
+      refuse(outgoing, TOO_SLOW, newId('request'));
+      setTimeout(() => incoming.destroy(), LINGER_MS).unref();
+    }
+  };
+  let timer = setTimeout(look, within_ms);
+  outgoing.once('close', () => clearTimeout(timer));
+}
+
+/** Its body is read from the socket as it comes. */
+function isUpload({ method, url = '' }: IncomingMessage): boolean {
+  return method === 'PUT' && /^\/+v1\//.test(url);
+}
+
 function refusalOf(incoming: IncomingMessage, bounds: Bounds): Refusal | undefined {
   if (incoming.rawHeaders.length / 2 > bounds.headers_max) return BIG_HEADERS;
   if (hostsOf(incoming) !== 1 || namesUser(incoming.url)) return NO_HOST;
@@ -126,7 +181,7 @@ function refusalOfParser(code: string | undefined): Refusal {
 }
 
 function refuse(outgoing: ServerResponse, refusal: Refusal, request_id: string): void {
-  const [body, { status, headers }] = asResponse(refusal, request_id);
+  const [body, { status, headers }] = asResponse(refusal, request_id, outgoing.req.url);
   outgoing.writeHead(status, headers).end(body);
 }
 
@@ -141,8 +196,10 @@ function hangUp(socket: Socket, refusal: Refusal, request_id: string): void {
 function asResponse(
   { status, type, message }: Refusal,
   request_id: string,
+  target = '',
 ): [string, { status: number; headers: Record<string, string> }] {
-  const body = JSON.stringify({ error: { type, message, request_id } });
+  const of_v1 = /^\/+v1(\/|$|\?)/.test(target);
+  const body = JSON.stringify(of_v1 ? { detail: message } : { error: { type, message, request_id } });
   return [
     body,
     {

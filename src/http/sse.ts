@@ -90,7 +90,11 @@ async function writeEvents(
 }
 
 /** Resolves when the socket takes more, or the stream ends; drops the connection of a reader that takes nothing for `stall_ms`. */
-async function drained(response: ServerResponse, stall_ms: number, signal: AbortSignal): Promise<void> {
+export async function drained(
+  response: ServerResponse,
+  stall_ms: number,
+  signal: AbortSignal,
+): Promise<void> {
   if (signal.aborted || !response.writableNeedDrain) return;
   const { promise, resolve } = Promise.withResolvers<void>();
   const done = (): void => resolve();

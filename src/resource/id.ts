@@ -11,6 +11,10 @@ const ID_PREFIXES = {
   credential: 'cred_',
   session: 'ses_',
   computer: 'cmp_',
+  command: 'cmd_',
+  published_port: 'cpp_',
+  snapshot: 'snp_',
+  terminal: 'term_',
   event: 'evt_',
   turn: 'trn_',
   client_token: 'ctk_',
@@ -18,6 +22,7 @@ const ID_PREFIXES = {
   destination_secret: 'dsc_',
   delivery: 'dlv_',
   node: 'nod_',
+  machine: 'mch_',
   request: 'req_',
 } as const;
 

@@ -6,21 +6,24 @@
 
 import { chmod, mkdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Capabilities, Driver, WakeRequest, Woken } from '../resource/computer/driver.ts';
-import { archive, unarchive } from './archive.ts';
-import { awaken } from './awake.ts';
-import type { Awake, Ground, Log } from './awake.ts';
-import { openCgroups } from './cgroup.ts';
-import { inheritedDescriptors } from './launch.ts';
-import type { Identity } from './launch.ts';
+import { Unsupported } from '../resource/computer/driver.ts';
+import type { Capabilities, Driver, Egress, WakeRequest, Woken } from '../resource/computer/driver.ts';
+import { archive, unarchive } from './bwrap/archive.ts';
+import type { Confined } from './bwrap/archive.ts';
+import { awaken } from './bwrap/awake.ts';
+import type { Awake, Ground, Log } from './bwrap/awake.ts';
+import { openCgroups } from './bwrap/cgroup.ts';
+import { inheritedDescriptors } from './bwrap/launch.ts';
+import type { Identity } from './bwrap/launch.ts';
 import { endProcess } from './leftover.ts';
 import { listPlaces, makePlace, placeOf, readRecord, removePlace, sweepPlaces } from './place.ts';
 import type { Place } from './place.ts';
-import { bwrapVersion, tryComputer } from './probe.ts';
-import { oneAtATime } from './serial.ts';
-import { uidSlots } from './uids.ts';
-import type { UidSlots } from './uids.ts';
-import { writeFixtures } from './view.ts';
+import { bwrapVersion, tryComputer } from './bwrap/probe.ts';
+import { oneAtATime } from '../resource/serial.ts';
+import { uidSlots } from './bwrap/uids.ts';
+import type { UidSlots } from './bwrap/uids.ts';
+import { writeFixtures } from './bwrap/view.ts';
+import { PERL } from './channel/relay.ts';
 
 export type BwrapOptions = {
   /** As root it must be reachable by other uids: no parent of mode 0700. */
@@ -31,6 +34,8 @@ export type BwrapOptions = {
   uid_base: number;
   fail: (failpoint: string) => void | Promise<void>;
   log: Log;
+  /** The way out of computers; null = none has one. */
+  egress: Egress | null;
   /** Monotonic, in milliseconds. */
   now: () => number;
   /** Where control groups are mounted; null bounds by resource limits even where groups could be written. */
@@ -97,7 +102,7 @@ function keeperOf(options: BwrapOptions): Keeper {
 /** Makes the folders, and finishes what a former process of this installation left undone. */
 async function prepare(keeper: Keeper): Promise<Ground> {
   const { options, installation_dir, slots } = keeper;
-  const { computers_dir, installation, cgroup_root = CGROUP_ROOT, fail, log, now } = options;
+  const { computers_dir, installation, cgroup_root = CGROUP_ROOT, fail, log, now, egress } = options;
   if (slots !== null) await expectMapped(options.uid_base);
   const version = await bwrapVersion();
   const fixtures_dir = join(installation_dir, '.view');
@@ -110,7 +115,7 @@ async function prepare(keeper: Keeper): Promise<Ground> {
   await sweepSlots(keeper);
   const cgroups = cgroup_root === null ? null : await openCgroups(cgroup_root, installation);
   await fail('sandbox.prepared');
-  return { fixtures, cgroups, fail, log, now };
+  return { fixtures, cgroups, egress, fail, log, now };
 }
 
 /** A server that is root of a user namespace may lack the uids that it would give to computers. */
@@ -138,6 +143,7 @@ async function sweepSlots({ slots, installation_dir, options }: Keeper): Promise
 async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
   const { options, installation_dir, live } = keeper;
   const began_ms = options.now();
+  await expectSupported(options, request);
   const ground = await keeper.ground();
   const place = placeOf(installation_dir, request.id);
   const reference = { installation: options.installation };
@@ -150,8 +156,8 @@ async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
   await mkdir(place.directory, { recursive: true, mode: 0o700 });
   const identity = await identityOf(keeper, place);
   const files = await provide({ keeper, ground, place, identity, request });
-  const { generation, limits } = request;
-  const woken = await awaken(ground, { place, identity, generation, limits });
+  const { generation, limits, network } = request;
+  const woken = await awaken(ground, { place, identity, generation, limits, network });
   live.set(request.id, woken);
   const forget = (): unknown => live.get(request.id) === woken && live.delete(request.id);
   woken.ended.then(forget, forget);
@@ -159,12 +165,23 @@ async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
   return { computer: woken.computer, reference, files };
 }
 
+async function expectSupported({ egress }: BwrapOptions, { network, image }: WakeRequest): Promise<void> {
+  if (image !== null)
+    throw new Unsupported("this driver has no base images: its computers use the host's /usr");
+  if (network.mode === 'off') return;
+  if (egress === null) throw new Unsupported('this server has no way out for computers: only network "off"');
+  if (!(await exists(PERL)))
+    throw new Unsupported(`a computer with a network needs ${PERL}: install perl-base`);
+}
+
 /** Ends what runs for this computer, be it of this process or left by a former one. */
 async function quieten({ live, options, ground }: Keeper, place: Place): Promise<void> {
   await live.get(place.id)?.computer.hibernate();
+  const { cgroups } = await ground();
+  await cgroups?.thaw(`${place.id}.`);
   const record = await readRecord(place);
   if (record !== null && record.process !== null) await endProcess(record.process);
-  await (await ground()).cgroups?.remove(`${place.id}.`);
+  await cgroups?.remove(`${place.id}.`);
   await options.fail('sandbox.leftover_ended');
 }
 
@@ -198,10 +215,20 @@ async function snapshot(keeper: Keeper, id: string): Promise<AsyncIterable<Uint8
   const { fixtures } = await keeper.ground();
   const place = placeOf(keeper.installation_dir, id);
   const awake = keeper.live.get(id);
-  if (awake?.computer.alive() === true) throw new Error(`computer ${id} is awake`);
-  await quieten(keeper, place);
+  if (awake?.computer.alive() !== true) await quieten(keeper, place);
   if ((await readRecord(place)) === null) return null;
-  return archive({ place, identity: await identityOf(keeper, place), fixtures });
+  const confined = { place, identity: await identityOf(keeper, place), fixtures };
+  return awake?.computer.alive() === true ? archiveAwake(awake, confined) : archive(confined, false);
+}
+
+/** The computer stands still from the first chunk that is asked for to the last. */
+async function* archiveAwake(awake: Awake, confined: Confined): AsyncGenerator<Uint8Array, void> {
+  const letGo = await awake.hold();
+  try {
+    yield* archive(confined, true);
+  } finally {
+    await letGo();
+  }
 }
 
 async function destroy(keeper: Keeper, id: string): Promise<void> {
@@ -221,10 +248,13 @@ async function identityOf({ slots, options }: Keeper, { id }: Place): Promise<Id
 async function capabilities(keeper: Keeper): Promise<Capabilities> {
   const { cgroups, fixtures } = await keeper.ground();
   const as_root = keeper.slots !== null;
+  const perl = await exists(PERL);
   const notes = [
     'The kernel is shared with the host.',
     'Disk use is counted every second, not held by a quota.',
+    'What an exec started is known by an inherited limit and dies with its time limit; a program that lowers that limit itself escapes it until the computer sleeps.',
   ];
+  if (!perl) notes.push(`Without ${PERL} computers have no network and no connections to their ports.`);
   if (cgroups === null) {
     notes.push(
       'No writable control groups: memory is bounded per process, shared memory and CPU time are not.',
@@ -238,7 +268,9 @@ async function capabilities(keeper: Keeper): Promise<Capabilities> {
     isolation: 'namespaces',
     limits: cgroups?.version ?? 'rlimit',
     identity: as_root ? 'root' : 'user',
-    ...{ egress: false, terminals: false, images: [] },
+    egress: keeper.options.egress !== null && perl,
+    terminals: await exists('/usr/bin/script'),
+    images: [],
     notes,
   };
 }

@@ -6,7 +6,7 @@
 import { randomBytes } from 'node:crypto';
 import { chmod, chown, mkdir, readFile, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Identity } from './launch.ts';
+import type { Identity } from './bwrap/launch.ts';
 import { run } from './run.ts';
 
 /** Begins the name of a directory that is being removed. */

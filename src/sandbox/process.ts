@@ -14,10 +14,11 @@ import { join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { constants, createZstdCompress, createZstdDecompress } from 'node:zlib';
-import { Unsupported } from '../resource/computer/driver.ts';
 import type { Computer, Driver, WakeRequest, Woken } from '../resource/computer/driver.ts';
-import { openChannel } from './channel.ts';
-import { loopScript } from './loop.ts';
+import { openChannel } from './channel/channel.ts';
+import { loopScript } from './channel/loop.ts';
+import { writeRelay } from './channel/relay.ts';
+import { uptimeOf, usageOf } from './members.ts';
 import {
   listPlaces,
   makeControl,
@@ -29,7 +30,7 @@ import {
 } from './place.ts';
 import type { Place } from './place.ts';
 import { collect, start, succeeded, unlessReaderClosed } from './run.ts';
-import { oneAtATime } from './serial.ts';
+import { oneAtATime } from '../resource/serial.ts';
 
 export type ProcessOptions = {
   computers_dir: string;
@@ -47,6 +48,8 @@ const HOME_PATH = /(?<![\w./-])\/home\/agent(?![\w.-])/g;
 
 const IDENTITY = { kind: 'user' } as const;
 const ARCHIVE_MS_MAX = 600_000;
+/** tar's exit code when files of an awake computer changed while it read. */
+const CHANGED_CODE = 1;
 const END_MS_MAX = 10_000;
 const POLL_MS = 5;
 
@@ -62,7 +65,7 @@ export function processDriver(options: ProcessOptions): Driver {
         isolation: 'none',
         limits: 'none',
         identity: 'none',
-        ...{ egress: false, terminals: false, images: [] },
+        ...{ egress: false, terminals: true, images: [] },
         notes: ['No isolation: scripts run as the server and see all that it sees. For tests only.'],
       },
     }),
@@ -123,10 +126,9 @@ async function awaken(keeper: Keeper, place: Place, generation: number): Promise
   const control = await makeControl(place, IDENTITY);
   await writeRecord(place, { generation, process: null });
   await keeper.options.fail('sandbox.recorded');
-  const child = start(
-    ['env', ...environment(place, control), 'sh', '-c', loopScript(control, null)],
-    ['pipe', 'pipe', 'ignore'],
-  );
+  await writeRelay(control);
+  const loop = loopScript({ directory: control, processes_max: null, before: null });
+  const child = start(['env', ...environment(place, control), 'sh', '-c', loop], ['pipe', 'pipe', 'ignore']);
   let ending = false;
   const exited = once(child, 'exit');
   const closed = new Promise((resolve) => child.once('close', resolve));
@@ -135,9 +137,9 @@ async function awaken(keeper: Keeper, place: Place, generation: number): Promise
     child.kill('SIGKILL');
   };
   const channel = openChannel({
-    child,
-    closed,
-    kill,
+    ...{ child, closed, kill },
+    held: () => false,
+    memory_kills: async () => null,
     directory: { outside: control, inside: control },
     translate: (text) => translated(text, place),
     fail: keeper.options.fail,
@@ -151,10 +153,12 @@ async function awaken(keeper: Keeper, place: Place, generation: number): Promise
   };
   const alive = (): boolean => !ending && child.exitCode === null && child.signalCode === null;
   const computer: Computer = {
-    ...{ generation, exec: (spec) => channel.exec(spec), alive, hibernate },
-    pty: () => Promise.reject(new Unsupported('this driver has no terminals')),
-    connect: () => Promise.reject(new Unsupported('this driver opens no connections')),
-    usage: () => Promise.reject(new Unsupported('this driver counts nothing')),
+    ...{ generation, alive, hibernate },
+    ...{ exec: channel.exec, pty: channel.pty, connect: channel.connect },
+    async usage() {
+      const used = await usageOf((await marked(mark(control))).map(String));
+      return { ...used, disk_bytes: null, uptime_ms: await uptimeOf(child.pid as number) };
+    },
   };
   return { ended, computer };
 }
@@ -174,7 +178,6 @@ function translated(text: string, { workspace, home }: Place): string {
 
 async function snapshot(keeper: Keeper, id: string): Promise<AsyncIterable<Uint8Array> | null> {
   const place = placeOf(keeper.installation_dir, id);
-  if (keeper.live.get(id)?.computer.alive() === true) throw new Error(`computer ${id} is awake`);
   return (await readRecord(place)) === null ? null : archive(place);
 }
 
@@ -184,7 +187,7 @@ async function* archive({ directory }: Place): AsyncGenerator<Uint8Array, void> 
     ['ignore', 'pipe', 'pipe'],
     directory,
   );
-  const ended = succeeded(child, collect(child, 'stderr'), ARCHIVE_MS_MAX);
+  const ended = succeeded(child, collect(child, 'stderr'), ARCHIVE_MS_MAX, [0, CHANGED_CODE]);
   ended.catch(() => {});
   const compress = createZstdCompress({ params: { [constants.ZSTD_c_compressionLevel]: 3 } });
   const copied = pipeline(child.stdout as Readable, compress);

@@ -36,12 +36,13 @@ export async function succeeded(
   child: ChildProcess,
   complaint: () => string,
   timeout_ms: number,
+  codes: number[] = [0],
 ): Promise<void> {
   const timer = setTimeout(() => child.kill('SIGKILL'), timeout_ms);
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   child.once('error', reject);
   child.once('close', (code, signal) => {
-    if (code === 0) resolve();
+    if (code !== null && codes.includes(code)) resolve();
     else reject(new Error(`${child.spawnfile} ended with ${code ?? signal}: ${complaint().trim()}`));
   });
   await promise.finally(() => clearTimeout(timer));

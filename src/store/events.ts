@@ -52,18 +52,46 @@ export async function readBody(db: Db, stream: string, seq: number): Promise<str
   return row?.body;
 }
 
+/** The event that already bears an idempotency key, with its whole body. */
+export async function readByKey(
+  db: Db,
+  stream: string,
+  key: string | undefined,
+): Promise<{ seq: number; id: string; body: string } | undefined> {
+  if (key === undefined) return undefined;
+  return await db
+    .selectFrom('event')
+    .leftJoin('blob', (join) =>
+      join.onRef('blob.stream', '=', 'event.stream').onRef('blob.seq', '=', 'event.seq'),
+    )
+    .select(['event.seq', 'event.id', sql<string>`coalesce(blob.body, event.body::text)`.as('body')])
+    .where('event.stream', '=', stream)
+    .where('event.idempotency_key', '=', key)
+    .executeTakeFirst();
+}
+
 const PAGE = 500;
 /** What a turn record is folded from; the index `event_turns` covers them. */
 const TURN_TYPES = ['turn.started', 'turn.attempted', 'turn.completed'];
 
-/** Every event of `from_seq`..`to_seq` with its whole body, as the runner and the reducer need them; and the last one's hash. */
-export async function readEvents<Event = SessionEvent>(
+/** Every event of `from_seq`..`to_seq` of a session with its whole body, as the runner and the reducer need them. */
+export async function readEvents(
+  db: Db,
+  session: string,
+  from_seq: number,
+  to_seq?: number,
+): Promise<{ events: SessionEvent[]; hash: string | null }> {
+  return (await readStream(db, session, from_seq, to_seq)) as { events: SessionEvent[]; hash: string | null };
+}
+
+/** The same of a stream of any kind; and the last event's hash. */
+export async function readStream(
   db: Db,
   stream: string,
   from_seq: number,
   to_seq = Number.MAX_SAFE_INTEGER,
-): Promise<{ events: Event[]; hash: string | null }> {
-  const events: Event[] = [];
+): Promise<{ events: object[]; hash: string | null }> {
+  const events: object[] = [];
   let hash: string | null = null;
   for (let after = from_seq - 1; ; after += PAGE) {
     const rows = await selectRows(db)
@@ -76,7 +104,7 @@ export async function readEvents<Event = SessionEvent>(
       .where('event.seq', '<=', Math.min(after + PAGE, to_seq))
       .orderBy('event.seq')
       .execute();
-    events.push(...rows.map((row) => toEvent<Event>(toRow(row), row.spilled ?? row.body)));
+    events.push(...rows.map((row) => toEvent(toRow(row), row.spilled ?? row.body)));
     hash = rows.at(-1)?.hash ?? hash;
     if (rows.length < PAGE || after + PAGE >= to_seq) return { events, hash };
   }
@@ -110,7 +138,7 @@ export async function readTurnEvents(
     .where('event.type', 'in', TURN_TYPES)
     .orderBy('event.seq')
     .execute();
-  return rows.map((row) => toEvent<SessionEvent>(toRow(row), row.body));
+  return rows.map((row) => toEvent(toRow(row), row.body) as SessionEvent);
 }
 
 /** The `turn.*` events of the turn that started at `started_seq`, ascending. */
@@ -127,7 +155,7 @@ export async function readTurn(
     .where('event.type', 'in', TURN_TYPES)
     .orderBy('event.seq')
     .execute();
-  return rows.map((row) => toEvent<SessionEvent>(toRow(row), row.body));
+  return rows.map((row) => toEvent(toRow(row), row.body) as SessionEvent);
 }
 
 function selectRows(db: Db) {

@@ -22,7 +22,7 @@ export type Columns = {
   due_at: number | null;
   last_turn: string | null;
   usage: string | null;
-  /** The node that should claim it: the one with its computer. */
+  /** The machine whose node should claim it: the one with its computer. */
   prefers_node: string | null;
   /** Whether a runner's append gives its lease back. */
   at_rest: boolean;
@@ -78,7 +78,7 @@ export const computerKind: ComputerKind = {
   row: (draft) => ({ ...draft, level: 'runtime', actor: { type: 'system' }, turn_id: null }),
   columns: (_before, after) => ({
     ...{ status: after.status, due_at: null, last_turn: null, usage: null, at_rest: false },
-    prefers_node: after.node,
+    prefers_node: after.machine,
   }),
   checkpoints: () => true,
 };

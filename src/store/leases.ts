@@ -9,7 +9,7 @@ import type { Db } from './ground/tables.ts';
 export type Claim = { stream: string; org: string; epoch: number };
 
 /**
- * A session whose computer is awake on a living node is left to that node for this long: elsewhere its files since the last snapshot
+ * A session whose computer is awake on a machine with a living node is left to it for this long: elsewhere its files since the last snapshot
  * would be missing, so the wait must outlast a node that is merely busy.
  */
 const AFFINITY_MS = 60_000;
@@ -19,6 +19,7 @@ const AFFINITY_MS = 60_000;
  * but joined rows as they were, and would take the session twice.
  */
 const ALIVE = `(select id from node where alive_until > clock_timestamp())`;
+const ALIVE_MACHINES = `(select machine from node where alive_until > clock_timestamp())`;
 
 const CLAIM: Statement = {
   name: 'claim',
@@ -26,11 +27,11 @@ const CLAIM: Statement = {
 update stream s set epoch = s.epoch + 1, lease_node = $1, lease_at = clock_timestamp()
 where s.id = any (array(
   select c.id from stream c
-  where (c.due_at is not null or c.status in ('queued', 'running'))
+  where c.kind = 'session' and (c.due_at is not null or c.status in ('queued', 'running'))
     and (
       ((c.lease_node is null or c.lease_node not in ${ALIVE})
         and (c.status in ('queued', 'running') or c.due_at <= clock_timestamp())
-        and (c.prefers_node is null or c.prefers_node = $1 or c.prefers_node not in ${ALIVE}
+        and (c.prefers_node is null or c.prefers_node = $3 or c.prefers_node not in ${ALIVE_MACHINES}
           or c.due_at < clock_timestamp() - ${AFFINITY_MS} * interval '1 ms'))
       -- A cancel or deadline that its runner has not served within the bound: taken over a live lease, once.
       or (c.status = 'running' and c.due_at <= clock_timestamp() and c.lease_at < c.due_at)
@@ -43,9 +44,14 @@ where s.id = any (array(
 returning s.id as stream, s.org, s.epoch`,
 };
 
-/** Takes up to `limit` sessions that have something to do. */
-export async function claim(database: Database, node: string, limit: number): Promise<Claim[]> {
-  return await database.run<Claim>(CLAIM, [node, limit]);
+/** Takes up to `limit` sessions that have something to do; those whose computer is awake on this machine, or on none. */
+export async function claim(
+  database: Database,
+  node: string,
+  limit: number,
+  machine = node,
+): Promise<Claim[]> {
+  return await database.run<Claim>(CLAIM, [node, limit, machine]);
 }
 
 /** Gives a lease back; a lease that someone else holds by now is left alone. */
@@ -65,6 +71,7 @@ export async function nextDueIn(db: Db): Promise<number | null> {
     .select(
       sql<number | null>`extract(epoch from min(due_at) - clock_timestamp())::float8 * 1000`.as('in_ms'),
     )
+    .where('kind', '=', 'session')
     .where('due_at', 'is not', null)
     .where('due_at', '>', sql<Date>`clock_timestamp()`)
     .executeTakeFirst();
@@ -72,11 +79,11 @@ export async function nextDueIn(db: Db): Promise<number | null> {
 }
 
 /** Says that this node lives for another `ttl_ms`. Returns the database's time in ms since the epoch. */
-export async function heartbeat(db: Db, node: string, ttl_ms: number): Promise<number> {
+export async function heartbeat(db: Db, node: string, ttl_ms: number, machine = node): Promise<number> {
   const alive_until = sql<Date>`clock_timestamp() + ${ttl_ms} * interval '1 ms'`;
   const row = await db
     .insertInto('node')
-    .values({ id: node, alive_until })
+    .values({ id: node, machine, alive_until })
     .onConflict((conflict) => conflict.column('id').doUpdateSet({ alive_until }))
     .returning(sql<number>`extract(epoch from clock_timestamp())::float8 * 1000`.as('now'))
     .executeTakeFirstOrThrow();

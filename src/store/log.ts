@@ -11,7 +11,7 @@ import type { Draft, SessionEvent } from '../session/event.ts';
 import type { SessionState } from '../session/state.ts';
 import { FLUSH, flushValues, type Append, type Flushed } from './flush.ts';
 import { isConnectionError, type Database } from './ground/database.ts';
-import { readEvents } from './events.ts';
+import { readByKey, readStream } from './events.ts';
 import type { Kind, StreamState } from './kind.ts';
 import { buildRows, type NewRow } from './rows.ts';
 
@@ -119,7 +119,7 @@ export function createLog<State extends StreamState, New, Event>(
   ): Promise<Appended<State, Event>> {
     const before = held.get(stream) ?? (await load(stream));
     if (before.state.head === 0) throw new OverwinterError('not_found', `no such ${kind.noun}`);
-    const replay = await findReplay(stream, request.idempotency_key);
+    const replay = await readByKey(database.db, stream, request.idempotency_key);
     if (replay) return { state: (await load(stream)).state, written: [], rows: [], replay };
     return await new Promise((resolve, reject) => {
       const looked_up_at = before.state.head;
@@ -322,30 +322,10 @@ export function createLog<State extends StreamState, New, Event>(
     // Writers of two nodes that refuse each other in lockstep get out of step.
     if (waiting.tries > 2) await new Promise((resolve) => setTimeout(resolve, waiting.tries));
     const { state } = await load(waiting.stream, waiting.epoch);
-    const replay = await findReplay(waiting.stream, waiting.idempotency_key);
+    const replay = await readByKey(database.db, waiting.stream, waiting.idempotency_key);
     if (replay) return waiting.resolve({ state, written: [], rows: [], replay });
     waiting.looked_up_at = state.head;
     enqueue(waiting, true);
-  }
-
-  async function findReplay(
-    stream: string,
-    key: string | undefined,
-  ): Promise<Appended<State, Event>['replay']> {
-    if (key === undefined) return undefined;
-    return await database.db
-      .selectFrom('event')
-      .leftJoin('blob', (join) =>
-        join.onRef('blob.stream', '=', 'event.stream').onRef('blob.seq', '=', 'event.seq'),
-      )
-      .select((select) => [
-        'event.seq',
-        'event.id',
-        select.fn.coalesce('blob.body', select.cast<string>('event.body', 'text')).as('body'),
-      ])
-      .where('event.stream', '=', stream)
-      .where('event.idempotency_key', '=', key)
-      .executeTakeFirst();
   }
 
   /** Reads what this node does not know yet of a stream and folds it. */
@@ -372,8 +352,8 @@ export function createLog<State extends StreamState, New, Event>(
           };
     const { destinations } = row;
     if (base.state.head >= row.head) return hold(stream, { ...base, destinations });
-    const tail = await readEvents<Event>(database.db, stream, base.state.head + 1);
-    const state = tail.events.reduce(kind.evolve, base.state);
+    const tail = await readStream(database.db, stream, base.state.head + 1);
+    const state = (tail.events as Event[]).reduce(kind.evolve, base.state);
     const hash = tail.hash ?? base.hash;
     return hold(stream, { ...base, state, hash, state_seq: row.state_seq, destinations });
   }

@@ -102,10 +102,10 @@ export function chainHash(previous: string, seq: number, type: string, body: str
 }
 
 /** The event of a row whose whole body is `text`. */
-export function toEvent<Event>(row: EventRow, text: string): Event {
+export function toEvent(row: EventRow, text: string): object {
   const { seq, ts, type, level, turn_id } = row;
   const actor: unknown = JSON.parse(row.actor);
-  return { seq, ts, type, level, turn_id, actor, body: JSON.parse(text) as unknown } as Event;
+  return { seq, ts, type, level, turn_id, actor, body: JSON.parse(text) as unknown };
 }
 
 /** Rows are shared by all readers of a stream, so each event is rendered once for all of them. */

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { createComputers, type Computers } from '../../src/engine/computers/computers.ts';
 import { createApp, type AppOptions } from '../../src/http/app.ts';
 import { createListener, type Bounds } from '../../src/http/listener.ts';
 import type { Runtime } from '../../src/engine/runtime.ts';
@@ -35,6 +36,7 @@ type Ask = { key?: string | null; body?: unknown; raw?: string; headers?: Record
 export type TestServer = {
   url: string;
   runtime: Runtime;
+  computers: Computers;
   org: Org;
   /** Another tenant of the same server. */
   stranger: Org;
@@ -53,13 +55,17 @@ export async function startServer(
 ): Promise<TestServer> {
   const { runtime, close } = await testRuntime(overrides, on);
   const stopping = new AbortController();
-  const app = createApp(runtime, { signal: stopping.signal, version: '0.0.0', capabilities: {}, ...options });
+  const computers = createComputers(runtime);
+  const app = createApp(runtime, {
+    ...{ signal: stopping.signal, version: '0.0.0', capabilities: {}, computers },
+    ...options,
+  });
   const server = createListener(app, runtime.newId, options.bounds);
   await once(server.listen(0, '127.0.0.1'), 'listening');
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const org = await makeOrg(runtime);
   return {
-    ...{ url, runtime, org, stranger: await makeOrg(runtime), stopping, http: server },
+    ...{ url, runtime, computers, org, stranger: await makeOrg(runtime), stopping, http: server },
     ask: (what, ask = {}) => request(url, what, { key: org.key, ...ask }),
     close: async () => {
       stopping.abort();

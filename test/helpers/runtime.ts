@@ -12,7 +12,7 @@ import { givenKeys } from '../../src/secret/master-keys.ts';
 import { masterKey } from '../../src/secret/seal.ts';
 import type { Command } from '../../src/session/command.ts';
 import { createFollow } from '../../src/store/follow.ts';
-import { sessionKind } from '../../src/store/kind.ts';
+import { computerKind, sessionKind } from '../../src/store/kind.ts';
 import { createLog, type Appended } from '../../src/store/log.ts';
 import { testGround, type GROUNDS, type TestGround } from './grounds.ts';
 import { RULES } from './walk.ts';
@@ -29,6 +29,7 @@ export async function testRuntime(
   const fail = () => Promise.resolve();
   const now = () => Date.now();
   const log = createLog(sessionKind(RULES), { database, now, fail, held_streams_max: 1000 });
+  const computer_log = createLog(computerKind, { database, now, fail, held_streams_max: 1000 });
   const follow = createFollow(database, log, 1000);
   const poster = createPoster({
     allowed: parseNetworks('127.0.0.0/8'),
@@ -40,13 +41,25 @@ export async function testRuntime(
   const master_keys = givenKeys([masterKey(randomBytes(32))]);
   const newId: Runtime['newId'] = (id_kind) => makeId(id_kind, Date.now(), randomBytes(6).toString('hex'));
   const runtime: Runtime = {
-    ...{ node: newId('node'), database, log, follow, deltas: createDeltas(), rules: RULES, now, newId, fail },
+    ...{
+      node: newId('node'),
+      machine: newId('machine'),
+      database,
+      log,
+      computer_log,
+      follow,
+      deltas: createDeltas(),
+      rules: RULES,
+      now,
+      newId,
+      fail,
+    },
     random: () => Math.random(),
     logger: { debug: () => undefined, warn: () => undefined, error: () => undefined },
     ...{ sealer: master_keys.sealer, master_keys },
     provider: { respond: () => Promise.reject(new Error('no model in this test')) },
     managed_key: 'sk-managed-test',
-    driver: INERT_DRIVER,
+    ...{ driver: INERT_DRIVER, drivers: new Map([['process', overrides.driver ?? INERT_DRIVER]]) },
     blobs: memoryBlobs(),
     poster,
     settings: SETTINGS,
@@ -118,7 +131,11 @@ const SETTINGS: Runtime['settings'] = {
     window_max: 16,
     per_second_max: 10_000,
   },
-  computer: { memory_bytes: 1, processes_max: 1, cpu_percent: 1, disk_bytes: 1 },
+  session_computer: {
+    ...{ vcpus: 1, ram_mb: 512, disk_size_mb: 512, processes_max: 64, image: 'scratch', base_image: null },
+    ...{ template_id: 'scratch', template_version: '1', network_policy: { mode: 'off' } },
+  },
+  computers: { exec_output_bytes_max: 2 ** 20, processes_max: 64 },
 };
 
 const INERT_DRIVER: Driver = {

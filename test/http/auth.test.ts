@@ -5,6 +5,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createApp, describe as describeApp } from '../../src/http/app.ts';
 import { POWERS, type Power } from '../../src/http/authorize.ts';
+import type { Computers } from '../../src/engine/computers/computers.ts';
 import type { Runtime } from '../../src/engine/runtime.ts';
 import type { KeyScope } from '../../src/resource/api-key.ts';
 import type { Scope } from '../../src/store/client-tokens.ts';
@@ -20,74 +21,20 @@ import {
   type TestServer,
 } from '../helpers/http.ts';
 import { playTurn } from '../helpers/runtime.ts';
-
-/** The power of an org key, the scope of a client token where one opens the route, and a body that the route takes. */
-type Row = [power: Power, scope?: Scope | undefined, body?: object];
-
-/** A new route is one line here. */
-const REQUIRED: Record<string, Row> = {
-  'get /v3/orgs': ['operator'],
-  'post /v3/orgs': ['operator'],
-  'post /v3/master-key/rotation': ['operator'],
-  'get /v3/api-keys': ['admin'],
-  'post /v3/api-keys': ['admin'],
-  'delete /v3/api-keys/{api_key_id}': ['admin'],
-  'get /v3/credentials': ['read'],
-  'post /v3/credentials': ['admin'],
-  'put /v3/credentials/default': ['admin'],
-  'patch /v3/credentials/{credential_id}': ['admin', undefined, { key: 'sk-stolen-key' }],
-  'delete /v3/credentials/{credential_id}': ['admin'],
-  'get /v3/agents': ['read'],
-  'post /v3/agents': ['write'],
-  'get /v3/agents/{agent_id}': ['read'],
-  'patch /v3/agents/{agent_id}': ['write', undefined, { prompt: 'stolen' }],
-  'get /v3/sessions': ['read'],
-  'post /v3/sessions': ['write'],
-  'get /v3/sessions/{session_id}': ['read'],
-  'get /v3/sessions/{session_id}/sources': ['read'],
-  'post /v3/sessions/{session_id}/cancel': ['write'],
-  'post /v3/sessions/{session_id}/archive': ['write'],
-  'get /v3/sessions/{session_id}/events': ['read', 'read'],
-  'get /v3/sessions/{session_id}/events/{event_id}': ['read', 'read'],
-  'get /v3/sessions/{session_id}/events/{event_id}/content': ['read', 'read'],
-  'get /v3/sessions/{session_id}/messages': ['read', 'read'],
-  'post /v3/sessions/{session_id}/messages': ['write', 'steer', { text: 'x' }],
-  'get /v3/sessions/{session_id}/turns': ['read'],
-  'get /v3/sessions/{session_id}/turns/{turn_id}': ['read'],
-  'get /v3/sessions/{session_id}/result': ['read'],
-  'get /v3/sessions/{session_id}/client-tokens': ['read'],
-  'post /v3/sessions/{session_id}/client-tokens': ['write'],
-  'delete /v3/sessions/{session_id}/client-tokens': ['write'],
-  'delete /v3/sessions/{session_id}/client-tokens/{token_id}': ['write'],
-  ...destinationRoutes('/v3'),
-  ...destinationRoutes('/v3/agents/{agent_id}'),
-  ...destinationRoutes('/v3/sessions/{session_id}'),
-  'get /v3/sessions/{session_id}/deliveries': ['read'],
-  'get /v3/sessions/{session_id}/deliveries/{delivery_id}': ['read'],
-  'post /v3/sessions/{session_id}/deliveries/{delivery_id}/redeliver': ['write'],
-};
-
-function destinationRoutes(below: string): Record<string, Row> {
-  const one = `${below}/destinations/{destination_id}`;
-  return {
-    [`get ${below}/destinations`]: ['read'],
-    [`post ${below}/destinations`]: ['write', undefined, { url: 'https://9.9.9.9/' }],
-    [`get ${one}`]: ['read'],
-    [`patch ${one}`]: ['write', undefined, {}],
-    [`delete ${one}`]: ['write'],
-    [`get ${one}/deliveries`]: ['read'],
-    [`post ${one}/test`]: ['write'],
-    [`post ${one}/replay`]: ['write', undefined, { after_seq: 0 }],
-  };
-}
+import { REQUIRED, type Row } from './required.ts';
 
 type Operation = { security?: object[]; 'x-scope'?: object };
 const document = describeApp(
-  createApp({} as Runtime, { signal: new AbortController().signal, version: '0', capabilities: {} }),
+  createApp({} as Runtime, {
+    signal: new AbortController().signal,
+    version: '0',
+    capabilities: {},
+    computers: {} as Computers,
+  }),
   '0',
 ) as { paths: Record<string, Record<string, Operation>> };
 const ROUTES = Object.entries(document.paths)
-  .filter(([path]) => path.startsWith('/v3/'))
+  .filter(([path]) => /^\/v[13]\//.test(path))
   .flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, operation]) => ({
       ...{ name: `${method} ${path}`, method: method.toUpperCase(), path, operation },
@@ -136,6 +83,9 @@ async function makeNames(session: { id: string; agent: string }): Promise<Record
     turn_id: (await ask(`GET ${at}/turns`)).json['data']![0]!['id']!,
     token_id: await idOf(`POST ${at}/client-tokens`, {}),
     delivery_id: `dlv_${'0'.repeat(24)}`,
+    // Nothing starts here: it is in error.
+    computer_id: await idOf('POST /v1/computers', {}),
+    port: '8000',
     '/v3/destinations': await idOf('POST /v3/destinations', hook),
     '/v3/agents': await idOf(`POST /v3/agents/${session.agent}/destinations`, hook),
     '/v3/sessions': await idOf(`POST ${at}/destinations`, hook),
@@ -275,8 +225,9 @@ async function meet(route: Route, headers: Record<string, string>): Promise<stri
 }
 
 function fateOf({ status, json, headers }: Answer, route: Route): string {
-  const message = json['error']?.['message'] ?? '';
-  if (status === 401 || status === 403) return String(json['error']!['type']);
+  const message = json['error']?.['message'] ?? json['detail'] ?? '';
+  if (status === 401) return 'unauthorized';
+  if (status === 403) return 'forbidden';
   if (status === 404 && message === 'no such session') return message;
   const known = route.method === 'GET' ? [200, 404] : [400];
   return known.includes(status) && headers.get('x-request-id') ? 'open' : `${status} ${message}`;
@@ -332,11 +283,14 @@ describe('every route', () => {
     for (const route of ROUTES.filter(({ path }) => path.includes('{'))) {
       const body = route.method === 'GET' ? {} : { body: route.row?.[2] ?? {} };
       const { status, json } = await server.ask(`${route.method} ${pathOf(route)}`, { key, ...body });
-      if (status !== 404 || json['error']!['type'] !== 'not_found') found.push(`${route.name}: ${status}`);
+      const of_v1 = String(json['detail'] ?? '').startsWith('no computer');
+      if (status !== 404 || !(of_v1 || json['error']?.['type'] === 'not_found'))
+        found.push(`${route.name}: ${status}`);
     }
     expect(found).toEqual([]);
     const lists = ROUTES.filter(
-      ({ method, path, row }) => method === 'GET' && !path.includes('{') && row?.[0] !== 'operator',
+      ({ method, path, row }) =>
+        method === 'GET' && path.startsWith('/v3/') && !path.includes('{') && row?.[0] !== 'operator',
     );
     for (const { path } of lists) {
       const idsFor = async (key: string) =>

@@ -54,6 +54,21 @@ const many = (count: number): string => Array.from({ length: count }, (_, n) => 
 const post = (): string =>
   `POST /v3/agents HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${server.org.key}\r\ncontent-type: application/json\r\n`;
 
+describe('a request for /v1 that is refused before our code sees it', () => {
+  it('has the envelope of /v1 where its path was read', async () => {
+    const refusals = [
+      'GET /v1/computers HTTP/1.1\r\n\r\n',
+      `GET //v1/computers HTTP/1.1\r\nhost: x\r\n${many(BOUNDS.headers_max)}\r\n`,
+      'POST /v1/computers HTTP/1.1\r\nhost: x\r\nexpect: tea\r\n\r\n',
+    ];
+    for (const refusal of refusals) {
+      const [head, body] = (await send(refusal)).split('\r\n\r\n') as [string, string];
+      expect(head).toMatch(/^HTTP\/1.1 4\d\d [^]*x-request-id: req_/i);
+      expect(JSON.parse(body)).toEqual({ detail: expect.any(String) as string });
+    }
+  });
+});
+
 describe('a request that is refused before our code sees it has the envelope', () => {
   it.each([
     ['no HTTP at all', (): string => 'nonsense\r\n\r\n', 400, 'invalid'],

@@ -4,6 +4,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
+import type { Computers } from '../../src/engine/computers/computers.ts';
 import type { Runtime } from '../../src/engine/runtime.ts';
 import { createApp, describe as describeApp } from '../../src/http/app.ts';
 
@@ -26,6 +27,7 @@ const app = createApp({} as Runtime, {
   signal: new AbortController().signal,
   version: '1.2.3',
   capabilities: {},
+  computers: {} as Computers,
 });
 const document = JSON.parse(JSON.stringify(describeApp(app, '1.2.3'))) as Document;
 const operations = Object.entries(document.paths).flatMap(([name, methods]) =>
@@ -61,7 +63,7 @@ describe('the document', () => {
       );
       expect(declared.every(({ required, schema }) => required === true && schema !== undefined)).toBe(true);
       const schemes = (operation.security ?? []).flatMap((scheme) => Object.keys(scheme));
-      expect(schemes.length > 0).toBe(name.startsWith('/v3/'));
+      expect(schemes.length > 0).toBe(/^\/v[13]\//.test(name));
       for (const scheme of schemes)
         expect(Object.keys(document.components.securitySchemes)).toContain(scheme);
       for (const { description, content } of Object.values(operation.responses)) {

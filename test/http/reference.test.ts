@@ -1,20 +1,14 @@
 /** The API reference: a page of this server alone, and a document whose examples work. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import {
-  dataOf,
-  makeOperator,
-  makeSession,
-  startServer,
-  type Json,
-  type TestServer,
-} from '../helpers/http.ts';
+import { startComputerServer } from '../helpers/computers.ts';
+import { dataOf, makeOperator, makeSession, type Json, type TestServer } from '../helpers/http.ts';
 import { startReceiver, type Receiver } from '../helpers/receiver.ts';
 
 let server: TestServer;
 let receiver: Receiver;
 
 beforeAll(async () => {
-  server = await startServer();
+  server = await startComputerServer();
   receiver = await startReceiver();
 });
 afterAll(async () => {
@@ -105,6 +99,7 @@ async function realNames(): Promise<Record<string, string>> {
     destination_id: await made(`/v3/sessions/${session.id}/destinations`, url),
     of_agent: await made(`/v3/agents/${session.agent}/destinations`, url),
     of_org: await made('/v3/destinations', url),
+    computer_id: await made('/v1/computers', {}),
   };
 }
 

@@ -133,7 +133,7 @@ describe('around a request', () => {
     expect(header('allow-origin')).toBe('https://app.example');
     expect(header('allow-methods')).toBe('GET,POST,PATCH,PUT,DELETE,OPTIONS');
     expect(header('allow-headers')).toBe(
-      'Authorization,Content-Type,Idempotency-Key,Last-Event-ID,X-API-Key',
+      'Authorization,Content-Type,Idempotency-Key,Last-Event-ID,X-API-Key,X-Current-Organization',
     );
     const refused = await server.ask('GET /v3/agents', { key: null, headers });
     expect(refused.headers.get('access-control-allow-origin')).toBe('https://app.example');

@@ -18,8 +18,8 @@ const SEED = numberOf('OVERWINTER_FUZZ_SEED', 1);
 const STREAMS = numberOf('OVERWINTER_FUZZ_STREAMS', 2000);
 const TURNS = Math.min(400, Math.ceil(STREAMS / 20));
 const TIMEOUT_MS = 400;
-/** Of the timeout, for a machine that is busy. */
-const SETTLE_MS_MAX = TIMEOUT_MS + 1500;
+/** Beyond the timeout. `npm run fuzz` asks for the second that is promised; beside other tests it only tells a hang. */
+const SETTLE_MS_MAX = TIMEOUT_MS + numberOf('OVERWINTER_HANG_MS_MAX', 20_000);
 const AT_ONCE = 16;
 
 const Outcome = z.discriminatedUnion('kind', [

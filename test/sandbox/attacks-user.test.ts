@@ -1,8 +1,8 @@
 import { join } from 'node:path';
-import { attacksFail } from './attacks.ts';
+import { attacksFail, makeEgress } from './attacks.ts';
 import { becomeUser, makeDriver, makeGround, removeGround } from './grounds.ts';
 
-const ground = makeGround();
+const ground = makeGround({ egress: makeEgress() });
 attacksFail({
   title: 'no attack gets out of a computer of a server that is a plain user',
   prepare: async () => becomeUser(ground),

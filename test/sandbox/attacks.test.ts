@@ -3,16 +3,16 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Computer } from '../../src/resource/computer/driver.ts';
 import { processDriver } from '../../src/sandbox/process.ts';
 import { freshId, runScript } from '../conformance/computers.ts';
-import { ATTACKS, attack, attacksFail, layOutPrey } from './attacks.ts';
+import { ATTACKS, attack, attacksFail, layOutPrey, makeEgress } from './attacks.ts';
 import type { Prey } from './attacks.ts';
 import { as_root, makeDriver, makeGround, removeGround } from './grounds.ts';
 
 test('there are enough attacks', () => {
-  expect(ATTACKS.length).toBeGreaterThanOrEqual(20);
+  expect(ATTACKS.length).toBeGreaterThanOrEqual(100);
 });
 
 describe.runIf(as_root)('as root', () => {
-  const ground = makeGround();
+  const ground = makeGround({ egress: makeEgress() });
   attacksFail({
     title: 'no attack gets out of a computer with a uid of its own',
     prepare: async () => {},

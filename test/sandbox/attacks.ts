@@ -11,7 +11,9 @@ import type { AddressInfo, Server } from 'node:net';
 import { join } from 'node:path';
 import { zstdDecompressSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { Computer, ComputerLimits, Driver } from '../../src/resource/computer/driver.ts';
+import { parseNetworks } from '../../src/net/address.ts';
+import { createEgress } from '../../src/net/egress.ts';
+import type { Computer, ComputerLimits, Driver, Egress } from '../../src/resource/computer/driver.ts';
 import { bytesOf, freshId, runScript } from '../conformance/computers.ts';
 import type { Result } from '../conformance/computers.ts';
 
@@ -24,18 +26,30 @@ const LIMITS: ComputerLimits = {
   disk_bytes: 1_073_741_824,
 };
 
-export type Attack = { name: string; body: string; harmless: boolean; may_end: string[]; timeout_ms: number };
+export type Attack = {
+  name: string;
+  body: string;
+  harmless: boolean;
+  shares: boolean;
+  network: boolean;
+  needs_groups: boolean;
+  may_end: string[];
+  timeout_ms: number;
+};
 
 /** Every attack, with its headers read. */
 export const ATTACKS: Attack[] = readdirSync(FOLDER)
-  .filter((name) => /^\d\d-.*\.sh$/.test(name))
-  .sort()
+  .filter((name) => /^\d+-.*\.sh$/.test(name))
+  .sort((a, b) => parseInt(a) - parseInt(b))
   .map((name) => {
     const body = readFileSync(new URL(name, FOLDER), 'utf8');
     return {
       name,
       body,
       harmless: /^# harmless$/m.test(body),
+      shares: /^# shares a computer$/m.test(body),
+      network: /^# network$/m.test(body),
+      needs_groups: /^# needs control groups$/m.test(body),
       may_end: ['exited', ...(/^# may end: (.*)$/m.exec(body)?.[1]?.split(' ') ?? [])],
       timeout_ms: Number(/^# time limit: (\d+)$/m.exec(body)?.[1] ?? 30_000),
     };
@@ -63,7 +77,7 @@ export async function layOutPrey(directory: string, other_workspace: string): Pr
     listen(canary, { path: unix_path, writableAll: true, readableAll: true }),
     listen(canary, { path: `\0${abstract_name}` }),
   ]);
-  const victim = spawn('sleep', ['600'], { stdio: 'ignore', cwd: '/' });
+  const victim = spawn('sh', ['-c', 'trap "" USR1; exec sleep 600'], { stdio: 'ignore', cwd: '/' });
   const env = {
     HOST_SECRET: secret_path,
     HOST_DATA: data,
@@ -104,7 +118,11 @@ export function attacksFail(ground: AttackGround): void {
     let driver: Driver;
     let prey: Prey;
     const other = freshId();
-    const wake = (id: string, generation = 1): Promise<Computer> => wakeOf(driver, id, generation);
+    const shared = freshId();
+    let shared_computer: Computer;
+    let has_groups = false;
+    const wake = (id: string, generation = 1, mode: 'off' | 'open' = 'off'): Promise<Computer> =>
+      wakeOf(driver, id, generation, mode);
 
     beforeAll(async () => {
       await ground.prepare();
@@ -112,6 +130,9 @@ export function attacksFail(ground: AttackGround): void {
       prey = await layOutPrey(ground.directory, ground.workspaceOf(other));
       const computer = await wake(other);
       await runScript(computer, `echo ${prey.canary} > secret; (exec -a victim-of-another sleep 600) &`);
+      shared_computer = await wake(shared);
+      const probed = await driver.probe();
+      has_groups = probed.usable && probed.capabilities.limits.startsWith('cgroup');
     });
     afterAll(async () => {
       await prey.remove();
@@ -119,9 +140,21 @@ export function attacksFail(ground: AttackGround): void {
       ground.remove();
     });
 
-    test.each(ATTACKS)('$name', async (each) => {
+    test.each(ATTACKS.filter(({ shares }) => shares))('$name', async (each) => {
+      expectHeld(each, await attack(shared_computer, each, prey));
+    });
+
+    test('those that shared a computer left nothing behind', () => aftermath(shared));
+
+    test.for(ATTACKS.filter(({ shares }) => !shares))('$name', async (each, { skip }) => {
+      if (each.needs_groups && !has_groups) skip('without control groups this memory is not bounded');
       const id = freshId();
-      const result = await attack(await wake(id), each, prey);
+      const computer = await wake(id, 1, each.network ? 'open' : 'off');
+      expectHeld(each, await attack(computer, each, prey));
+      await aftermath(id);
+    });
+
+    function expectHeld(each: Attack, result: Result): void {
       const said = result.stdout + result.stderr;
       expect(said).not.toMatch(/^ESCAPED.*$/m);
       expect(said).not.toMatch(/^MISSING.*$/m);
@@ -129,8 +162,7 @@ export function attacksFail(ground: AttackGround): void {
       expect(said).toMatch(/^TRIED: /m);
       expect(each.may_end).toContain(result.outcome);
       if (result.outcome === 'exited' && each.may_end.length === 1) expect(result.exit_code).toBe(0);
-      await aftermath(id);
-    });
+    }
 
     /** Whatever it left behind, snapshot, restore and removal touch nothing else, and the next computer works. */
     async function aftermath(id: string): Promise<void> {
@@ -157,7 +189,12 @@ export function attacksFail(ground: AttackGround): void {
   });
 }
 
-async function wakeOf(driver: Driver, id: string, generation: number): Promise<Computer> {
+async function wakeOf(
+  driver: Driver,
+  id: string,
+  generation: number,
+  mode: 'off' | 'open',
+): Promise<Computer> {
   const from_generation = generation - 1;
   const request = {
     id,
@@ -165,11 +202,16 @@ async function wakeOf(driver: Driver, id: string, generation: number): Promise<C
     from_generation,
     generation,
     snapshot: null,
-    network: { mode: 'off' } as const,
+    network: { mode },
     image: null,
     limits: LIMITS,
   };
   return (await driver.wake(request)).computer;
+}
+
+/** Networks of the operator are not opened: what leads inside is refused. */
+export function makeEgress(): Egress {
+  return createEgress({ allowed: parseNetworks(''), log: { debug: () => {} } });
 }
 
 async function* chunksOf(bytes: Uint8Array): AsyncGenerator<Uint8Array> {

@@ -15,9 +15,9 @@ import { zstdCompressSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Driver, WakeRequest } from '../../src/resource/computer/driver.ts';
 import { ComputerLost } from '../../src/resource/computer/driver.ts';
-import { openChannel } from '../../src/sandbox/channel.ts';
+import { openChannel } from '../../src/sandbox/channel/channel.ts';
 import { identify } from '../../src/sandbox/leftover.ts';
-import { tryComputer } from '../../src/sandbox/probe.ts';
+import { tryComputer } from '../../src/sandbox/bwrap/probe.ts';
 import { freshId, runScript, until } from '../conformance/computers.ts';
 import { LIMITS } from '../conformance/driver.ts';
 import { makeDriver, makeGround, removeGround } from './grounds.ts';
@@ -155,6 +155,8 @@ describe('reports', () => {
           if (!killed) process.kill(-(child.pid as number), 'SIGKILL');
           killed = true;
         },
+        held: () => false,
+        memory_kills: async () => null,
         translate: (text) => text,
         fail: () => {},
       });

@@ -32,6 +32,7 @@ export function makeGround(more: Partial<BwrapOptions> = {}): Ground {
     computers_dir: join(directory, 'computers'),
     installation,
     uid_base: UID_BASE,
+    egress: null,
     fail: () => {},
     log: { warn: log, debug: log },
     now: () => performance.now(),

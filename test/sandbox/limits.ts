@@ -1,5 +1,7 @@
 /** What bounds a computer, as tests over both ways to bound it. */
 
+import { statSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Computer, ComputerLimits, Driver } from '../../src/resource/computer/driver.ts';
 import { freshId, runScript, until } from '../conformance/computers.ts';
@@ -64,6 +66,50 @@ export function limitsHold(title: string, ground: Ground, prepare: () => void, c
       );
       expect(result.stdout).toBe('refused\n');
       expect((await runScript(computer, 'echo well')).stdout).toBe('well\n');
+    });
+
+    test.runIf(cgroups)('what the kernel killed for want of memory is told, and only then', async () => {
+      const computer = await wake();
+      const greedy = `perl -e 'my $x = "x" x 1073741824; sleep 1'`;
+      const [whole, child] = [await runScript(computer, `exec ${greedy}`), await runScript(computer, greedy)];
+      expect([whole.out_of_memory, child.out_of_memory]).toEqual([true, true]);
+      expect(whole).toMatchObject({ outcome: 'exited', exit_code: 137 });
+      expect((await runScript(computer, 'echo well')).out_of_memory).toBeUndefined();
+    });
+
+    test('usage is counted', async () => {
+      const computer = await wake();
+      const held = `perl -e '$| = 1; my $x = "x" x 50000000; my $n = 0; $n += $_ for 1 .. 3000000; open my $f, ">", "held"; sleep 60' &`;
+      await runScript(computer, `head -c 3000000 /dev/zero > file; ${held}`);
+      await until(async () => (await runScript(computer, 'test -e held')).exit_code === 0);
+      const usage = await computer.usage();
+      expect(usage.cpu_seconds).toBeGreaterThan(0.02);
+      expect(usage.memory_bytes).toBeGreaterThan(50_000_000);
+      expect(usage.memory_bytes).toBeLessThan(400_000_000);
+      expect(usage.processes).toBeGreaterThanOrEqual(3);
+      await until(async () => ((await computer.usage()).disk_bytes ?? 0) >= 3_000_000);
+      await computer.hibernate();
+    });
+
+    test.runIf(cgroups)('a computer stands still while a snapshot of it is read, and goes on', async () => {
+      const id = freshId();
+      const computer = await wake(id);
+      await runScript(
+        computer,
+        'head -c 40000000 /dev/urandom > large; (while :; do date +%N > now; done) 2>/dev/null & :',
+      );
+      const content = await driver.snapshot(id, {});
+      const chunks = (content as AsyncIterable<Uint8Array>)[Symbol.asyncIterator]();
+      await chunks.next();
+      const now = join(ground.options.computers_dir, ground.installation, id, 'workspace', 'now');
+      const before = statSync(now, { bigint: true }).mtimeNs;
+      const short = runScript(computer, 'sleep 60', { timeout_ms: 100 });
+      for (let next = await chunks.next(); next.done !== true; next = await chunks.next()) {
+        expect(statSync(now, { bigint: true }).mtimeNs === before).toBe(true);
+      }
+      expect((await short).outcome).toBe('timeout');
+      expect((await runScript(computer, 'pgrep -f "while :" >/dev/null; echo on')).stdout).toBe('on\n');
+      await driver.destroy(id, null);
     });
 
     test('processes are bounded, and a wake cures a fork bomb', async () => {

@@ -10,13 +10,17 @@ export const COMPUTER_EVENTS = {
     name: z.string(),
     driver: z.string(),
     spec: ComputerSpec,
+    /** Whose node makes it, and will start it. */
+    machine: z.string(),
     /** The session whose hands it is; null for one of its own. */
     session: z.string().nullable(),
     /** The snapshot blob that its first files come from. */
     from_snapshot: z.string().nullable(),
+    /** Of the last wake before this log began; 0 for a new one. */
+    generation: z.int(),
   }),
-  /** A node is about to wake it; the generation is given to this wake only. */
-  'computer.starting': z.object({ node: z.string(), generation: z.int(), holder: z.int().nullable() }),
+  /** A node of the machine is about to wake it; the generation is given to this wake only. */
+  'computer.starting': z.object({ machine: z.string(), generation: z.int(), holder: z.int().nullable() }),
   'computer.started': z.object({
     generation: z.int(),
     reference: z.record(z.string(), z.union([z.string(), z.number()])),
@@ -35,7 +39,7 @@ export const COMPUTER_EVENTS = {
   'computer.deleted': z.object({}),
 } as const;
 
-export type ComputerEventType = keyof typeof COMPUTER_EVENTS;
+type ComputerEventType = keyof typeof COMPUTER_EVENTS;
 
 export type ComputerDraft = {
   [Type in ComputerEventType]: { type: Type; body: z.infer<(typeof COMPUTER_EVENTS)[Type]> };

@@ -15,7 +15,7 @@ export type ComputerStatus = (typeof COMPUTER_STATUSES)[number];
 
 /** From a state to those that may follow it. */
 export const TRANSITIONS: Record<ComputerStatus, readonly ComputerStatus[]> = {
-  creating: ['running', 'error', 'deleting'],
+  creating: ['running', 'stopped', 'error', 'deleting'],
   running: [
     'running',
     'starting',
@@ -27,10 +27,10 @@ export const TRANSITIONS: Record<ComputerStatus, readonly ComputerStatus[]> = {
     'deleting',
     'error',
   ],
-  stopping: ['stopped', 'starting', 'restorable', 'lost', 'deleting', 'error'],
+  stopping: ['stopped', 'starting', 'restoring', 'restorable', 'lost', 'deleting', 'error'],
   stopped: ['starting', 'restoring', 'restorable', 'lost', 'deleting'],
-  starting: ['running', 'starting', 'stopped', 'restorable', 'lost', 'error', 'deleting'],
-  restoring: ['running', 'restoring', 'restorable', 'error', 'deleting'],
+  starting: ['running', 'starting', 'restoring', 'stopped', 'restorable', 'lost', 'error', 'deleting'],
+  restoring: ['running', 'restoring', 'starting', 'stopped', 'restorable', 'error', 'deleting'],
   restorable: ['restoring', 'starting', 'stopped', 'deleting'],
   error: ['starting', 'restoring', 'deleting'],
   lost: ['stopped', 'deleting'],
@@ -38,12 +38,12 @@ export const TRANSITIONS: Record<ComputerStatus, readonly ComputerStatus[]> = {
   deleted: [],
 };
 
-/** What people ask for, and the states in which it can be done at once. */
+/** What people ask for, and the states in which it is served: at once, once it is there, or because it is so already. */
 const ACTIONS = {
   exec: ['running'],
   terminal: ['running'],
-  start: ['stopped', 'error', 'restorable'],
-  stop: ['running'],
+  start: ['stopped', 'error', 'restorable', 'running', 'starting', 'restoring', 'creating'],
+  stop: ['running', 'stopped', 'stopping'],
   snapshot: ['running', 'stopped'],
   publish: ['running', 'stopped', 'creating', 'starting'],
   restore: ['restorable', 'error'],
@@ -74,7 +74,7 @@ const SENTENCES: Record<Action, string> = {
 
 /** @throws OverwinterError `conflict` */
 export function expectLegal(status: ComputerStatus, action: Action): void {
-  const refusal = illegal(status, action);
+  const refusal = unlessIn(status, ACTIONS[action], action);
   if (refusal) throw refusal;
 }
 
@@ -87,8 +87,8 @@ export type ComputerState = {
   driver: DriverName;
   spec: ComputerSpec | null;
   session: string | null;
-  /** Whose machine has the files; null before the first start. */
-  node: string | null;
+  /** The machine that has the files, or will. */
+  machine: string;
   /** Of the last wake that was meant, and of the last that is known to have happened. */
   generation: number;
   files_generation: number;
@@ -106,7 +106,7 @@ export type ComputerState = {
 export function emptyComputer(id: string): ComputerState {
   return {
     ...{ id, head: 0, last_ts: 0, status: 'creating', name: '', driver: 'bwrap', spec: null, session: null },
-    ...{ node: null, generation: 0, files_generation: 0, holder: 0, reference: null, snapshot: null },
+    ...{ machine: '', generation: 0, files_generation: 0, holder: 0, reference: null, snapshot: null },
     ...{ last_error: null, created_at: 0, stopped_at: null },
   };
 }
@@ -121,14 +121,15 @@ export function evolveComputer(state: ComputerState, event: ComputerEvent): Comp
 function effect(state: ComputerState, event: ComputerEvent): ComputerState {
   switch (event.type) {
     case 'computer.created': {
-      const { name, driver, spec, session, from_snapshot } = event.body;
-      const made = { name, driver: driver as DriverName, spec, session, snapshot: from_snapshot };
-      return { ...state, ...made, status: 'creating', created_at: event.ts };
+      const { name, machine, driver, spec, session, from_snapshot, generation } = event.body;
+      const made = { name, machine, driver: driver as DriverName, spec, session, snapshot: from_snapshot };
+      const files = { generation, files_generation: generation };
+      return { ...state, ...made, ...files, status: 'creating', created_at: event.ts };
     }
     case 'computer.starting': {
-      const { node, generation, holder } = event.body;
+      const { machine, generation, holder } = event.body;
       return {
-        ...{ ...state, node, generation, status: startingFrom(state, node), last_error: null },
+        ...{ ...state, machine, generation, status: startingFrom(state, machine), last_error: null },
         holder: Math.max(state.holder, holder ?? 0),
       };
     }
@@ -156,18 +157,18 @@ function effect(state: ComputerState, event: ComputerEvent): ComputerState {
 }
 
 /** A first start is part of the creation; one on another machine brings back what was saved. */
-function startingFrom(state: ComputerState, node: string): ComputerStatus {
+function startingFrom(state: ComputerState, machine: string): ComputerStatus {
   if (state.status === 'creating') return 'creating';
-  if (state.status === 'restorable' || (state.node !== null && state.node !== node)) return 'restoring';
+  if (state.status === 'restorable' || state.machine !== machine) return 'restoring';
   return 'starting';
 }
 
 export type ComputerCommand =
   /**
-   * Wake it on this node. `supersedes`: the generation that the caller knows to be over, where one is on record as running or on its
+   * Wake it on this machine. `supersedes`: the generation that the caller knows to be over, where one is on record as running or on its
    * way; `holder`: the epoch of the runner that asks for its session.
    */
-  | { type: 'begin_start'; node: string; supersedes: number | null; holder: number | null }
+  | { type: 'begin_start'; machine: string; supersedes: number | null; holder: number | null }
   | { type: 'started'; generation: number; reference: Reference; files: 'kept' | 'restored' | 'empty' }
   | { type: 'start_failed'; generation: number; message: string }
   | { type: 'begin_stop' }
@@ -200,11 +201,12 @@ export function decideComputer(
       return [{ type: 'computer.failed', body: { message: command.message } }];
     case 'begin_stop':
       if (status === 'stopping') return [];
-      return illegal(status, 'stop') ?? [{ type: 'computer.stopping', body: { generation } }];
+      return unlessIn(status, ['running'], 'stop') ?? [{ type: 'computer.stopping', body: { generation } }];
     case 'stopped': {
-      if (command.generation !== generation || status === 'stopped') return [];
       const { cause, snapshot } = command;
-      if (!TRANSITIONS[status].includes('stopped')) return [];
+      const is_so = status === 'stopped' && (snapshot === null || snapshot === state.snapshot);
+      if (command.generation !== generation || is_so) return [];
+      if (status !== 'stopped' && !TRANSITIONS[status].includes('stopped')) return [];
       return [{ type: 'computer.stopped', body: { cause, snapshot } }];
     }
     case 'missed': {
@@ -227,22 +229,23 @@ function beginStart(
   command: Extract<ComputerCommand, { type: 'begin_start' }>,
 ): ComputerDraft[] | OverwinterError {
   const { status, generation } = state;
-  const { node, holder, supersedes } = command;
+  const { machine, holder, supersedes } = command;
   if (holder !== null && holder < state.holder)
     return new OverwinterError('fenced', 'another runner holds the session');
-  const fresh = status === 'creating' && generation === 0;
-  const over =
-    supersedes === generation &&
-    ['creating', 'running', 'starting', 'restoring', 'stopping'].includes(status);
-  if (!fresh && !over) {
-    const refusal = illegal(status, 'start');
-    if (refusal) return refusal;
-  }
-  return [{ type: 'computer.starting', body: { node, generation: generation + 1, holder } }];
+  const fresh = status === 'creating' && generation === state.files_generation;
+  const over = supersedes === generation && UNDER_WAY.includes(status);
+  const refusal = fresh || over ? undefined : unlessIn(status, ['stopped', 'error', 'restorable'], 'start');
+  if (refusal) return refusal;
+  return [{ type: 'computer.starting', body: { machine, generation: generation + 1, holder } }];
 }
 
-function illegal(status: ComputerStatus, action: Action): OverwinterError | undefined {
-  const legal: readonly ComputerStatus[] = ACTIONS[action];
+const UNDER_WAY: readonly ComputerStatus[] = ['creating', 'running', 'starting', 'restoring', 'stopping'];
+
+function unlessIn(
+  status: ComputerStatus,
+  legal: readonly ComputerStatus[],
+  action: Action,
+): OverwinterError | undefined {
   if (legal.includes(status)) return undefined;
   const states = legal.length > 3 ? '' : `; it must be ${legal.join(' or ')}`;
   return new OverwinterError(

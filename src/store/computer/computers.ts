@@ -1,70 +1,216 @@
-/** Computers as rows: the intent before the driver acts, and where the computer is after. */
-import { sql } from 'kysely';
-import type { Reference } from '../../resource/computer/driver.ts';
+/**
+ * Computers as rows: created in one statement with their stream and first event, found by id or name, listed. What changes of a
+ * computer stands in its stream; its state is stored with every append, so a row shows it without reading the log.
+ */
+import type { ComputerDraft, ComputerEvent } from '../../resource/computer/event.ts';
+import {
+  emptyComputer,
+  evolveComputer,
+  type ComputerState,
+  type ComputerStatus,
+} from '../../resource/computer/life.ts';
 import { OverwinterError } from '../../resource/error.ts';
-import type { Claim } from '../leases.ts';
+import type { Database, Statement } from '../ground/database.ts';
 import type { Db } from '../ground/tables.ts';
+import { EVENT_INSERT, eventValues } from '../flush.ts';
+import { computerKind } from '../kind.ts';
+import { buildRows, type NewRow } from '../rows.ts';
 
-export type WakeIntent = { id: string; reference: Reference | null; generation: number };
+export type NewComputer = {
+  id: string;
+  org: string;
+  name: string;
+  template_id: string;
+  /** Whose hands it is, and the epoch with which the session's runner holds it. */
+  session: { id: string; epoch: number } | null;
+  /** Makes a repeated create the same create. */
+  create_key: { key: string; body_sha256: Buffer } | null;
+  drafts: ComputerDraft[];
+};
+
+export type CreatedComputer =
+  | { made: 'new'; state: ComputerState; rows: NewRow[] }
+  /** The key was used before, with the same body. */
+  | { made: 'before'; id: string }
+  | { made: 'not'; because: 'name_taken' | 'not_held' };
+
+const CREATE: Statement = {
+  name: 'create_computer',
+  text: `
+with holder as (
+  select id from stream where id = $31 and epoch = $32::bigint for share
+), idem as (
+  insert into idempotency (org, route, key, body_sha256, resource)
+  select $22, 'computers', $29, decode($30, 'hex'), $21 where $29::text is not null
+  on conflict do nothing returning key
+), st as (
+  insert into stream (id, org, kind, head, hash, last_ts, status, state, state_seq, prefers_node)
+  select $21, $22, 'computer', $23::bigint, decode($24, 'hex'), to_timestamp($25::float8 / 1000), $26, $27::json,
+    $23::bigint, $34
+  where ($29::text is null or exists (select from idem)) and ($31::text is null or exists (select from holder))
+  returning id
+), made as (
+  insert into computer (id, org, session_id, name, template_id, created_at)
+  select id, $22, $31, $28, $33, to_timestamp($25::float8 / 1000) from st
+), ins as (${EVENT_INSERT} join st on st.id = e.stream), unspilled as (select $18::text[], $19::bigint[], $20::text[])
+select id from st`,
+};
 
 /**
- * Records that this node is about to wake the session's computer, making its row on first need. The generation it gets is new, so
- * the files of any other wake can be told from this one's. Only the runner that holds the session may.
- * @throws OverwinterError `fenced`
+ * Creates the stream, the computer and its first events, all or nothing.
+ * @throws OverwinterError `idempotency_conflict` when the key was used with another body.
  */
-export async function intendWake(
-  db: Db,
-  claim: Claim,
-  fresh: { id: string; driver: string },
-  node: string,
-): Promise<WakeIntent> {
-  const { rows } = await sql<WakeIntent>`
-    with holder as (
-      select id, org from stream where id = ${claim.stream} and epoch = ${claim.epoch} for share
-    ), known as (
-      update computer c set node = ${node}, state = 'waking', generation = c.generation + 1
-      from holder where c.session_id = holder.id
-      returning c.id, c.reference, c.generation
-    ), made as (
-      insert into computer (id, org, session_id, driver, node, state, generation)
-      select ${fresh.id}, org, id, ${fresh.driver}, ${node}, 'waking', 1
-      from holder where not exists (select from known)
-      returning id, reference, generation
-    )
-    select * from known union all select * from made`.execute(db);
-  if (rows[0]) return rows[0];
-  throw new OverwinterError('fenced', 'another runner holds the session');
+export async function createComputer(
+  database: Database,
+  computer: NewComputer,
+  now: number,
+): Promise<CreatedComputer> {
+  const { id, org, drafts, create_key, session } = computer;
+  const ts = Math.round(now);
+  const rows = buildRows(id, { seq: 0, hash: '' }, drafts.map(computerKind.row), ts);
+  const events = drafts.map((draft, index): ComputerEvent => ({ ...draft, seq: index + 1, ts }));
+  const state = events.reduce(evolveComputer, emptyComputer(id));
+  try {
+    const inserted = await database.run<{ id: string }>(CREATE, [
+      ...eventValues([{ stream: id, org, epoch: session?.epoch ?? null, rows }]),
+      ...[id, org, state.head, rows.at(-1)!.hash, ts, state.status, JSON.stringify(state), computer.name],
+      ...[create_key?.key ?? null, create_key?.body_sha256.toString('hex') ?? null],
+      ...[session?.id ?? null, session?.epoch ?? null, computer.template_id, state.machine],
+    ]);
+    if (inserted[0]) return { made: 'new', state, rows };
+  } catch (error) {
+    if ((error as { code?: string }).code !== UNIQUE_VIOLATION) throw error;
+    return {
+      made: 'not',
+      because: session && (await ofSession(database.db, session.id)) ? 'not_held' : 'name_taken',
+    };
+  }
+  const earlier = create_key && (await findCreatedComputer(database.db, org, create_key));
+  return earlier ? { made: 'before', id: earlier } : { made: 'not', because: 'not_held' };
 }
 
-export async function recordWake(db: Db, org: string, id: string, reference: Reference): Promise<void> {
-  await db
-    .updateTable('computer')
-    .set({ state: 'awake', reference: JSON.stringify(reference) })
-    .where('org', '=', org)
-    .where('id', '=', id)
-    .execute();
-}
+const UNIQUE_VIOLATION = '23505';
 
-export async function recordHibernation(
+/**
+ * The computer that an earlier create with this key made, if any.
+ * @throws OverwinterError `idempotency_conflict` when that create had another body.
+ */
+async function findCreatedComputer(
   db: Db,
   org: string,
-  id: string,
-  snapshot_ref: string | null,
-): Promise<void> {
+  { key, body_sha256 }: NonNullable<NewComputer['create_key']>,
+): Promise<string | undefined> {
+  const earlier = await db
+    .selectFrom('idempotency')
+    .select(['resource', 'body_sha256'])
+    .where('org', '=', org)
+    .where('route', '=', 'computers')
+    .where('key', '=', key)
+    .executeTakeFirst();
+  if (!earlier) return undefined;
+  if (body_sha256.equals(Buffer.from(earlier.body_sha256))) return earlier.resource;
+  throw new OverwinterError(
+    'idempotency_conflict',
+    'the Idempotency-Key was used with a different request',
+    'Idempotency-Key',
+  );
+}
+
+/** Which of the names no living computer of the org has. */
+export async function freeNames(db: Db, org: string, names: string[]): Promise<string[]> {
+  const taken = await db
+    .selectFrom('computer')
+    .select('name')
+    .where('org', '=', org)
+    .where('deleted_at', 'is', null)
+    .where('name', 'in', names)
+    .execute();
+  return names.filter((name) => !taken.some((row) => row.name === name));
+}
+
+/** A computer of the org by its id, deleted ones too, or by the name of a living one. */
+export async function findComputer(
+  db: Db,
+  org: string,
+  id_or_name: string,
+): Promise<ComputerState | undefined> {
+  const row = await selectComputers(db)
+    .where('computer.org', '=', org)
+    .where((where) =>
+      where.or([
+        where('computer.id', '=', id_or_name),
+        where.and([where('computer.name', '=', id_or_name), where('computer.deleted_at', 'is', null)]),
+      ]),
+    )
+    .orderBy((order) => order.case().when('computer.id', '=', id_or_name).then(0).else(1).end())
+    .executeTakeFirst();
+  return row && (row.state as ComputerState);
+}
+
+/** The living computer of a session. */
+export async function ofSession(db: Db, session: string): Promise<ComputerState | undefined> {
+  const row = await selectComputers(db)
+    .where('computer.session_id', '=', session)
+    .where('computer.deleted_at', 'is', null)
+    .executeTakeFirst();
+  return row && (row.state as ComputerState);
+}
+
+export type ComputerFilter = {
+  status?: ComputerStatus | undefined;
+  template_id?: string | undefined;
+  limit: number;
+};
+
+/** Newest first; deleted ones only when they are asked for. */
+export async function listComputers(db: Db, org: string, filter: ComputerFilter): Promise<ComputerState[]> {
+  let query = selectComputers(db)
+    .where('computer.org', '=', org)
+    .orderBy('computer.id', 'desc')
+    .limit(filter.limit);
+  if (filter.status === undefined) query = query.where('stream.status', '<>', 'deleted');
+  else query = query.where('stream.status', '=', filter.status);
+  if (filter.template_id !== undefined) query = query.where('computer.template_id', '=', filter.template_id);
+  return (await query.execute()).map((row) => row.state as ComputerState);
+}
+
+/** Frees the name, once nothing of the computer is left. */
+export async function markDeleted(db: Db, id: string, at: Date): Promise<void> {
   await db
     .updateTable('computer')
-    .set({ state: 'hibernated', snapshot_ref })
-    .where('org', '=', org)
+    .set({ deleted_at: at })
     .where('id', '=', id)
+    .where('deleted_at', 'is', null)
     .execute();
 }
 
-export async function getReference(db: Db, org: string, id: string): Promise<Reference | null> {
-  const row = await db
-    .selectFrom('computer')
-    .select('reference')
-    .where('org', '=', org)
-    .where('id', '=', id)
-    .executeTakeFirst();
-  return (row?.reference ?? null) as Reference | null;
+/** What is not at rest of a machine, or of none: `waiting_ms` since the last event. */
+export type Unrest = {
+  id: string;
+  org: string;
+  status: ComputerStatus;
+  machine: string;
+  waiting_ms: number;
+};
+
+/** Computers that are on their way, or on record as running, for this machine or for machines without a living node. */
+export async function listUnrest(database: Database, machine: string, limit: number): Promise<Unrest[]> {
+  return await database.run<Unrest>(UNREST, [machine, limit]);
+}
+
+const UNREST: Statement = {
+  name: 'computers_not_at_rest',
+  text: `
+select s.id, s.org, s.status, s.prefers_node as machine,
+  extract(epoch from clock_timestamp() - s.last_ts)::float8 * 1000 as waiting_ms
+from stream s
+where s.kind = 'computer' and s.status in ('creating', 'starting', 'restoring', 'running', 'stopping', 'deleting')
+  and (s.prefers_node = $1
+    or s.prefers_node not in (select machine from node where alive_until > clock_timestamp()))
+order by s.last_ts
+limit $2`,
+};
+
+function selectComputers(db: Db) {
+  return db.selectFrom('computer').innerJoin('stream', 'stream.id', 'computer.id').select('stream.state');
 }

@@ -80,6 +80,7 @@ export type Tables = {
     lease_node: string | null;
     lease_at: NullableTime;
     forked_from: string | null;
+    kind: Generated<string>;
     deleted_at: NullableTime;
   };
   session: {
@@ -176,21 +177,43 @@ export type Tables = {
     created_at: Time;
     updated_at: Time;
   };
-  node: { id: string; started_at: Time; alive_until: Date };
+  node: { id: string; machine: string; started_at: Time; alive_until: Date };
   computer: {
     id: string;
     org: string;
     session_id: string | null;
-    driver: string;
-    reference: Json;
-    state: string;
-    node: string | null;
-    generation: Generated<number>;
-    snapshot_ref: string | null;
-    epoch: Generated<number>;
-    due_at: NullableTime;
+    name: string;
+    template_id: string;
+    created_at: Time;
+    deleted_at: NullableTime;
+  };
+  command: {
+    id: string;
+    org: string;
+    computer_id: string;
+    source: string;
+    status: string;
+    node: string;
+    timeout_ms: number;
+    started_at: Time;
+    ended_at: NullableTime;
+    exit_code: number | null;
+    stdout_bytes: Generated<number>;
+    stderr_bytes: Generated<number>;
+    error_type: string | null;
+  };
+  snapshot: {
+    id: string;
+    org: string;
+    computer_id: string;
+    name: string | null;
+    blob: string;
+    spec: Json;
+    bytes: Generated<number>;
+    ready: Generated<boolean>;
     created_at: Time;
   };
+  published_port: { id: string; org: string; computer_id: string; port: number; created_at: Time };
 };
 
 export type Db = Kysely<Tables>;

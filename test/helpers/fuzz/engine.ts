@@ -7,7 +7,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { directoryBlobs } from '../../../src/blob/directory.ts';
-import { createComputers } from '../../../src/engine/computers.ts';
+import { createComputers } from '../../../src/engine/computers/computers.ts';
 import { createDeltas } from '../../../src/engine/deltas.ts';
 import { startHeartbeat, type Heartbeat } from '../../../src/engine/heartbeat.ts';
 import type { Runtime } from '../../../src/engine/runtime.ts';
@@ -21,7 +21,7 @@ import type { SessionEvent } from '../../../src/session/event.ts';
 import type { Rules } from '../../../src/session/rules.ts';
 import { hasPendingInput, type SessionState } from '../../../src/session/state.ts';
 import { createFollow } from '../../../src/store/follow.ts';
-import { sessionKind } from '../../../src/store/kind.ts';
+import { computerKind, sessionKind } from '../../../src/store/kind.ts';
 import { createLog } from '../../../src/store/log.ts';
 import { insertAgent } from '../../../src/store/agents.ts';
 import { readEvents } from '../../../src/store/events.ts';
@@ -88,7 +88,8 @@ export async function startEngine(options: EngineOptions): Promise<Engine> {
     const log = createLog(sessionKind(rules), { database, now, fail: base.fail, held_streams_max: 10_000 });
     const runtime: Runtime = {
       ...base,
-      ...{ node, log, rules, now, driver },
+      ...{ node, machine: node, log, rules, now, driver, drivers: new Map([['process', driver]]) },
+      computer_log: createLog(computerKind, { database, now, fail: base.fail, held_streams_max: 10_000 }),
       follow: createFollow(database, log, 1000),
       deltas: createDeltas(),
       blobs: directoryBlobs(path.join(directory, 'blobs'), { fail: base.fail }),

@@ -47,18 +47,28 @@ function faultOfSuccess({ headers, body }: Answer, method: string): string | und
 
 function faultOfRefusal({ status, headers, body }: Answer): string | undefined {
   const text = body.toString();
-  const parsed = parse(body) as { error?: Record<string, unknown> } | undefined;
+  const parsed = parse(body) as { error?: Record<string, unknown>; detail?: unknown } | undefined;
   const { type, message, request_id } = parsed?.error ?? {};
   if (headers.get('content-type')?.startsWith('application/json') !== true)
     return `${status} without JSON: ${text.slice(0, 100)}`;
+  if (status === 429 && !/^\d+$/.test(headers.get('retry-after') ?? '')) return '429 without Retry-After';
+  if (INSIDES.test(text)) return `${status} shows insides: ${text.slice(0, 200)}`;
+  if (typeof parsed?.detail === 'string') return faultOfDetail(status, headers, parsed);
   if (typeof type !== 'string' || !Object.hasOwn(TYPES, type))
     return `${status} with the type ${String(type)}`;
   if (typeof message !== 'string' || message === '') return `${status} without a message`;
   if (!/^req_[0-9a-f]{24}$/.test(String(request_id)))
     return `${status} with the request id ${String(request_id)}`;
   if (headers.get('x-request-id') !== request_id) return `${status} with two request ids`;
-  if (status === 429 && !/^\d+$/.test(headers.get('retry-after') ?? '')) return '429 without Retry-After';
-  return INSIDES.test(text) ? `${status} shows insides: ${text.slice(0, 200)}` : undefined;
+  return undefined;
+}
+
+/** The envelope of `/v1`. */
+function faultOfDetail(status: number, headers: Answer['headers'], parsed: object): string | undefined {
+  const names = Object.keys(parsed).sort().join();
+  if (names !== (status === 422 ? 'detail,errors,status_code' : 'detail')) return `${status} with ${names}`;
+  const known = /^req_[0-9a-f]{24}$/.test(headers.get('x-request-id') ?? '');
+  return known ? undefined : `${status} without a request id`;
 }
 
 function parse(body: Buffer): unknown {

@@ -1,0 +1,56 @@
+/** The drivers that this server runs, by its configuration: each is tried before anything is promised of it. */
+import path from 'node:path';
+import type { Config } from './config.ts';
+import type { Logger } from './engine/runtime.ts';
+import { createEgress } from './net/egress.ts';
+import type { Capabilities, Driver, DriverName } from './resource/computer/driver.ts';
+import { bwrapDriver } from './sandbox/bwrap.ts';
+import { processDriver } from './sandbox/process.ts';
+
+export type Drivers = {
+  /** For computers that ask for none: the first that is named. */
+  standard: Driver;
+  all: ReadonlyMap<DriverName, Driver>;
+  /** Of the standard one. */
+  capabilities: Capabilities;
+};
+
+export type DriverParts = {
+  installation: string;
+  fail: (failpoint: string) => Promise<void>;
+  log: Logger;
+};
+
+/** Or the one sentence that says what to install or set, of the first that cannot be used. */
+export async function openDrivers(config: Config, parts: DriverParts): Promise<Drivers | { reason: string }> {
+  const all = new Map<DriverName, Driver>();
+  let capabilities: Capabilities | undefined;
+  for (const name of config.OVERWINTER_SANDBOX) {
+    const driver = makeDriver(name, config, parts);
+    const probe = await driver.probe();
+    if (!probe.usable) return { reason: probe.reason };
+    capabilities ??= probe.capabilities;
+    all.set(name, driver);
+  }
+  const [standard] = all.values();
+  if (!standard || !capabilities) throw new Error('no driver is configured');
+  return { standard, all, capabilities };
+}
+
+function makeDriver(name: DriverName, config: Config, { installation, fail, log }: DriverParts): Driver {
+  const root = process.getuid?.() === 0;
+  const usual = root ? '/var/lib/overwinter/computers' : path.join(config.OVERWINTER_DATA_DIR, 'computers');
+  const computers_dir = config.OVERWINTER_COMPUTERS_DIR ?? usual;
+  const options = { computers_dir, installation, fail, log, now: () => performance.now() };
+  const egress = createEgress({ allowed: config.OVERWINTER_EGRESS_ALLOW ?? [], log });
+  switch (name) {
+    case 'bwrap':
+      return bwrapDriver({ ...options, uid_base: config.OVERWINTER_UID_BASE, egress });
+    case 'process':
+      return processDriver(options);
+    case 'docker':
+      throw new Error('not there yet');
+    default:
+      return name satisfies never;
+  }
+}

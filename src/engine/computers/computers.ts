@@ -1,0 +1,274 @@
+/**
+ * The computers that are awake on this node. Every wake, sleep and removal goes through here: the intent is appended to the computer's
+ * log before the driver acts, and what came of it after, so that whoever comes after a crash carries out what was meant.
+ */
+import type { Computer, ComputerLimits, Driver, DriverName, Woken } from '../../resource/computer/driver.ts';
+import {
+  decideComputer,
+  expectLegal,
+  type ComputerCommand,
+  type ComputerState,
+  type ComputerStatus,
+} from '../../resource/computer/life.ts';
+import type { ComputerSpec } from '../../resource/computer/spec.ts';
+import { OverwinterError } from '../../resource/error.ts';
+import { oneAtATime } from '../../resource/serial.ts';
+import { markDeleted } from '../../store/computer/computers.ts';
+import { unpublishAll } from '../../store/computer/ports.ts';
+import type { Runtime } from '../runtime.ts';
+
+type StartOptions = {
+  /** The epoch of the runner that wakes its session's computer; it may take over what an older runner had woken. */
+  holder?: number;
+  /** Whether what is on record as running or under way may be started again here: its node is known to be gone. */
+  abandoned?: boolean;
+};
+
+export type Started = { computer: Computer; state: ComputerState; files: Woken['files'] | 'running' };
+
+type StopCause = 'asked' | 'idle' | 'node_ended';
+/** `saved`: the state's snapshot holds the files as they are. */
+type Stopped = { state: ComputerState; saved: boolean };
+
+export type Computers = {
+  /**
+   * Wakes it, unless it runs here already.
+   * @throws OverwinterError `conflict` where its state forbids it, `fenced`, `unavailable`; ComputerLost when the wake failed.
+   */
+  start: (id: string, options?: StartOptions) => Promise<Started>;
+  /** Ends its processes; with `save` its files are copied to a blob, also of one that is stopped. Resolves when it is stopped. */
+  stop: (id: string, cause: StopCause, save?: 'save') => Promise<Stopped>;
+  /** Removes every byte of it. Idempotent. */
+  remove: (id: string) => Promise<ComputerState>;
+  /**
+   * The running computer, if this node has it; one whose processes have died is woken again.
+   * @throws OverwinterError `conflict` when it does not run, `unavailable` when another node has it.
+   */
+  use: (id: string) => Promise<Computer>;
+  /**
+   * Writes its files as they are to a blob; of a running computer while it stands still, where its driver can hold it. Returns the size.
+   * @throws OverwinterError `conflict` when there are none on this machine.
+   */
+  copy: (id: string, blob: string) => Promise<number>;
+  /** Its handle while it is awake here. */
+  awake: (id: string) => Computer | undefined;
+  /** Ends its processes without a word in its log, which another runner writes by now. */
+  letGo: (id: string) => Promise<void>;
+  /** Whether this node is doing something with it. */
+  busy: (id: string) => boolean;
+  append: (id: string, command: ComputerCommand) => Promise<ComputerState>;
+};
+
+export function createComputers(runtime: Runtime): Computers {
+  const awake = new Map<string, Computer>();
+  const serial = oneAtATime();
+  const { computer_log: log } = runtime;
+
+  async function append(id: string, command: ComputerCommand): Promise<ComputerState> {
+    return (await log.append(id, {}, (state) => decideComputer(state, command))).state;
+  }
+
+  /** Its handle, if it lives and is of the wake that the log knows. */
+  function liveHandle(state: ComputerState): Computer | undefined {
+    const handle = awake.get(state.id);
+    const current = handle?.alive() === true && handle.generation === state.generation;
+    return current && state.status === 'running' ? handle : undefined;
+  }
+
+  async function start(id: string, { holder, abandoned = false }: StartOptions): Promise<Started> {
+    const state = await log.state(id);
+    const here = liveHandle(state);
+    if (here && (holder ?? Infinity) >= state.holder) return { computer: here, state, files: 'running' };
+    // What this process does not hold of its own node is over; so is what a session's newer runner finds.
+    const over = abandoned || holder !== undefined || state.machine === runtime.machine;
+    const supersedes = over ? state.generation : null;
+    const intended = await append(id, {
+      type: 'begin_start',
+      machine: runtime.machine,
+      supersedes,
+      holder: holder ?? null,
+    });
+    await runtime.fail('computer.intended');
+    return await wake(intended);
+  }
+
+  async function wake(state: ComputerState): Promise<Started> {
+    const { id, generation } = state;
+    const woken = await wakeByDriver(runtime, state).catch(async (error: Error) => {
+      await append(id, { type: 'start_failed', generation, message: sentenceOf(error) });
+      throw error;
+    });
+    await runtime.fail('computer.woken');
+    const { computer, reference, files } = woken;
+    awake.set(id, computer);
+    try {
+      const started = await append(id, { type: 'started', generation, reference, files });
+      await runtime.fail('computer.recorded');
+      return { computer, state: started, files };
+    } catch (error) {
+      // It was deleted, or started by another, while it woke.
+      await letGo(id);
+      throw error;
+    }
+  }
+
+  async function letGo(id: string): Promise<void> {
+    await awake.get(id)?.hibernate();
+    awake.delete(id);
+  }
+
+  async function stop(id: string, cause: StopCause, save: boolean): Promise<Stopped> {
+    const before = await log.state(id);
+    if (!STOPPABLE.has(before.status) || (before.status === 'stopped' && !save))
+      return { state: before, saved: false };
+    const state = before.status === 'running' ? await append(id, { type: 'begin_stop' }) : before;
+    await runtime.fail('computer.stop_intended');
+    return await finishStop(state, cause, save);
+  }
+
+  async function finishStop(state: ComputerState, cause: StopCause, save: boolean): Promise<Stopped> {
+    const { id, generation } = state;
+    await letGo(id);
+    await runtime.fail('computer.slept');
+    const snapshot = save ? await saveFiles(runtime, state) : null;
+    await runtime.fail('computer.snapshotted');
+    const stopped = await append(id, { type: 'stopped', generation, cause, snapshot });
+    await runtime.fail('computer.stopped');
+    const old = state.snapshot;
+    if (snapshot !== null && old !== null && old !== snapshot && isOwn(id, old))
+      await runtime.blobs.delete(old);
+    return { state: stopped, saved: snapshot !== null };
+  }
+
+  async function remove(id: string): Promise<ComputerState> {
+    const state = await append(id, { type: 'begin_delete' });
+    await runtime.fail('computer.delete_intended');
+    if (state.status === 'deleted') return state;
+    if (await isElsewhere(runtime, state)) return state;
+    await letGo(id);
+    if (state.generation > 0) await driverOf(runtime, state.driver).destroy(id, state.reference);
+    await runtime.fail('computer.destroyed');
+    if (state.snapshot !== null && isOwn(id, state.snapshot)) await runtime.blobs.delete(state.snapshot);
+    await runtime.fail('computer.snapshot_removed');
+    const { db } = runtime.database;
+    await unpublishAll(db, id);
+    const deleted = await append(id, { type: 'deleted' });
+    await runtime.fail('computer.deleted');
+    await markDeleted(db, id, new Date(deleted.last_ts));
+    return deleted;
+  }
+
+  async function use(id: string): Promise<Computer> {
+    const state = await log.state(id, 'held');
+    const handle = liveHandle(state);
+    if (handle) return handle;
+    return await serial(id, async () => {
+      const now = await log.state(id);
+      expectLegal(now.status, 'exec');
+      if (now.machine !== runtime.machine)
+        throw new OverwinterError('unavailable', 'the computer runs on another machine of this installation');
+      return (await start(id, {})).computer;
+    });
+  }
+
+  async function copy(id: string, blob: string): Promise<number> {
+    const { driver, reference, status } = await log.state(id);
+    expectLegal(status, 'snapshot');
+    const content = reference && (await driverOf(runtime, driver).snapshot(id, reference));
+    if (!content) throw new OverwinterError('conflict', 'the computer has no files on this machine');
+    return await runtime.blobs.put(blob, content);
+  }
+
+  return {
+    start: (id, options = {}) => serial(id, () => start(id, options)),
+    stop: (id, cause, save) => serial(id, () => stop(id, cause, save === 'save')),
+    remove: (id) => serial(id, () => remove(id)),
+    use,
+    copy: (id, blob) => serial(id, () => copy(id, blob)),
+    awake: (id) => awake.get(id),
+    letGo: (id) => serial(id, () => letGo(id)),
+    busy: (id) => serial.busy(id),
+    append,
+  };
+}
+
+/** Also what a crash left on its way: nothing is under way here while its turn has come. */
+const STOPPABLE: ReadonlySet<ComputerStatus> = new Set([
+  ...(['running', 'stopping', 'stopped', 'creating', 'starting', 'restoring'] as const),
+]);
+
+async function wakeByDriver(runtime: Runtime, state: ComputerState): Promise<Woken> {
+  const { id, reference, snapshot, generation, files_generation, spec } = state;
+  if (!spec) throw new Error(`computer ${id} has no specification`);
+  return await driverOf(runtime, state.driver).wake({
+    ...{ id, reference, generation, from_generation: files_generation },
+    snapshot: snapshot === null ? null : () => openSnapshot(runtime, snapshot),
+    limits: limitsOf(spec),
+    ...{ network: spec.network_policy, image: spec.base_image },
+  });
+}
+
+/** @throws OverwinterError `unavailable` when this server does not run the driver that the computer was made with. */
+export function driverOf({ drivers }: Pick<Runtime, 'drivers'>, name: DriverName): Driver {
+  const driver = drivers.get(name);
+  if (driver) return driver;
+  throw new OverwinterError(
+    'unavailable',
+    `the computer needs the driver "${name}", which this server does not run`,
+  );
+}
+
+const MIB = 1024 * 1024;
+
+function limitsOf(spec: ComputerSpec): ComputerLimits {
+  return {
+    memory_bytes: spec.ram_mb * MIB,
+    disk_bytes: spec.disk_size_mb * MIB,
+    processes_max: spec.processes_max,
+    cpu_percent: Math.round(spec.vcpus * 100),
+  };
+}
+
+async function openSnapshot(runtime: Runtime, name: string): Promise<AsyncIterable<Uint8Array>> {
+  const content = await runtime.blobs.get(name);
+  if (!content) throw new Error(`the snapshot ${name} is missing from the blob store`);
+  return content;
+}
+
+/** The blob's name; null when there were no files to save, or they could not be copied: a computer must come to rest all the same. */
+async function saveFiles(runtime: Runtime, state: ComputerState): Promise<string | null> {
+  const { id, generation, reference, driver } = state;
+  try {
+    const content = reference && (await driverOf(runtime, driver).snapshot(id, reference));
+    if (!content) return null;
+    const name = `computers/${id}/${generation}.tar.zst`;
+    await runtime.blobs.put(name, content);
+    return name;
+  } catch (error) {
+    runtime.logger.error({ err: error, computer: id }, 'a computer could not be saved');
+    return null;
+  }
+}
+
+/** Whether the blob is the computer's own, and not a snapshot that it was made from. */
+function isOwn(id: string, blob: string): boolean {
+  return blob.startsWith(`computers/${id}/`);
+}
+
+/** Whether its files lie with another node, which will remove them. */
+async function isElsewhere(
+  runtime: Runtime,
+  { id, machine, generation, driver }: ComputerState,
+): Promise<boolean> {
+  if (generation === 0 || machine === runtime.machine) return false;
+  return !(await driverOf(runtime, driver).inventory()).includes(id);
+}
+
+/** What went wrong, for whoever asks about the computer; what the sandbox said stands in the log. */
+function sentenceOf(error: Error): string {
+  if (error instanceof OverwinterError) return error.message;
+  const known = error.name === 'ComputerLost' || error.name === 'Unsupported';
+  return known
+    ? error.message.slice(0, 500)
+    : 'the computer could not be started; the log of the server says why';
+}

@@ -1,0 +1,137 @@
+/** One command in a running computer, for its owner: bounded in time and output, noted in the computer's history. */
+import type { Execution, Exit, OutputChunk } from '../../resource/computer/driver.ts';
+import type { ComputerState } from '../../resource/computer/life.ts';
+import { finishCommand, insertCommand, type CommandStatus } from '../../store/computer/commands.ts';
+import type { Runtime } from '../runtime.ts';
+import type { Computers } from './computers.ts';
+
+export type CommandRequest = {
+  script: string;
+  timeout_ms: number;
+  /** Who asked, as the history shows it. */
+  source: 'api' | 'agent' | 'files';
+  cwd?: string;
+  stdin?: AsyncIterable<Uint8Array> | Uint8Array;
+  signal?: AbortSignal;
+  /** Of each of the two streams; default: the configured bound. */
+  output_bytes_max?: number;
+};
+
+type CommandEnd = {
+  /** 124 after the time limit, 137 when the computer's processes ended under it. */
+  exit_code: number;
+  timed_out: boolean;
+  /** `out_of_memory`, `timeout`, `aborted`, `computer_lost`, or null. */
+  error_type: string | null;
+  duration_ms: number;
+};
+
+export type RunningCommand = {
+  id: string;
+  started_at: Date;
+  /** What it writes, as it comes; must be drained. Each stream ends at the bound. */
+  output: AsyncIterable<OutputChunk>;
+  end: Promise<CommandEnd>;
+};
+
+export const HOME = '/home/agent';
+const EXIT_TIMEOUT = 124;
+const EXIT_KILLED = 137;
+
+/** @throws OverwinterError `conflict` when the computer does not run. */
+export async function runCommand(
+  runtime: Runtime,
+  computers: Computers,
+  org: string,
+  computer: ComputerState,
+  request: CommandRequest,
+): Promise<RunningCommand> {
+  const { script, timeout_ms, source, signal, cwd = HOME, stdin } = request;
+  const handle = await computers.use(computer.id);
+  const id = runtime.newId('command');
+  const started_at = new Date(Math.round(runtime.now()));
+  const { db } = runtime.database;
+  const noted = insertCommand(db, org, {
+    ...{ id, computer_id: computer.id, source, node: runtime.machine, timeout_ms, started_at },
+  });
+  noted.catch((error: unknown) => runtime.logger.warn({ err: error, command: id }, 'a command is not noted'));
+  const execution = handle.exec({
+    ...{ script, timeout_ms, cwd },
+    ...(signal && { signal }),
+    ...(stdin && { stdin }),
+  });
+  const bytes = { stdout: 0, stderr: 0 };
+  const bytes_max = request.output_bytes_max ?? runtime.settings.computers.exec_output_bytes_max;
+  const output = bounded(execution, bytes, bytes_max);
+  const end = execution.exit.then(async (exit) => {
+    const ended_at = new Date(Math.round(runtime.now()));
+    const ended = endOf(exit, ended_at.getTime() - started_at.getTime());
+    await noted.catch(() => undefined);
+    await finishCommand(db, id, {
+      ...{ ended_at, status: statusOf(ended), exit_code: ended.exit_code, error_type: ended.error_type },
+      ...{ stdout_bytes: bytes.stdout, stderr_bytes: bytes.stderr },
+    }).catch((error: unknown) => runtime.logger.warn({ err: error, command: id }, 'a command is not noted'));
+    return ended;
+  });
+  end.catch(() => undefined);
+  return { id, started_at, output, end };
+}
+
+export type CommandResult = CommandEnd & { id: string; stdout: string; stderr: string; truncated: boolean };
+
+/** The command's whole output as text; bytes that are no UTF-8 are replaced. */
+export async function collect(command: RunningCommand, bytes_max: number): Promise<CommandResult> {
+  const text = { stdout: '', stderr: '' };
+  const decoders = { stdout: decoder(), stderr: decoder() };
+  const bytes = { stdout: 0, stderr: 0 };
+  for await (const { stream, data } of command.output) {
+    text[stream] += decoders[stream].decode(data, { stream: true });
+    bytes[stream] += data.length;
+  }
+  const end = await command.end;
+  const truncated = bytes.stdout >= bytes_max || bytes.stderr >= bytes_max;
+  const stdout = text.stdout + decoders.stdout.decode();
+  const stderr = text.stderr + decoders.stderr.decode();
+  return { ...end, id: command.id, stdout, stderr, truncated };
+}
+
+/** A mark at the beginning of the output is a part of it. */
+function decoder() {
+  return new TextDecoder('utf-8', { ignoreBOM: true });
+}
+
+/** What is over the bound is read, counted and dropped: the command does not stand still for it. */
+async function* bounded(
+  { output }: Execution,
+  bytes: Record<OutputChunk['stream'], number>,
+  bytes_max: number,
+): AsyncGenerator<OutputChunk> {
+  for await (const { stream, data } of output) {
+    const left = Math.max(0, bytes_max - bytes[stream]);
+    bytes[stream] += data.length;
+    if (left > 0) yield { stream, data: data.subarray(0, left) };
+  }
+}
+
+function endOf(exit: Exit, duration_ms: number): CommandEnd {
+  switch (exit.outcome) {
+    case 'exited': {
+      const error_type = exit.out_of_memory ? 'out_of_memory' : null;
+      return { exit_code: exit.exit_code ?? EXIT_KILLED, timed_out: false, error_type, duration_ms };
+    }
+    case 'timeout':
+      return { exit_code: EXIT_TIMEOUT, timed_out: true, error_type: 'timeout', duration_ms };
+    case 'aborted':
+      return { exit_code: EXIT_KILLED, timed_out: false, error_type: 'aborted', duration_ms };
+    case 'lost':
+      return { exit_code: EXIT_KILLED, timed_out: false, error_type: 'computer_lost', duration_ms };
+    default:
+      return exit.outcome satisfies never;
+  }
+}
+
+function statusOf({ error_type, exit_code }: CommandEnd): CommandStatus {
+  if (error_type === 'timeout') return 'timed_out';
+  if (error_type === 'computer_lost') return 'lost';
+  return exit_code === 0 ? 'completed' : 'failed';
+}

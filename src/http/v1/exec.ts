@@ -1,0 +1,168 @@
+/**
+ * Commands in a computer (contract §5): answered as a whole, or streamed. Invariant: a command lives no longer than its caller's
+ * connection and key.
+ */
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
+import { createRoute, z } from '@hono/zod-openapi';
+import type { Context } from 'hono';
+import { collect, runCommand, type CommandResult, type RunningCommand } from '../../engine/computers/exec.ts';
+import { getComputer, startComputer } from '../../engine/computers/owner.ts';
+import { body, json, text, type Api, type Env } from '../api.ts';
+import type { Caller } from '../authorize.ts';
+import { corsHeaders } from '../cors.ts';
+import type { Ground } from './app.ts';
+import { details } from './error.ts';
+import { answerSlowly, streamCommand } from './exec-stream.ts';
+import { ComputerPath, V1_BODY_BYTES_MAX } from './wire.ts';
+
+const TIMEOUT_S = { max: 300, standard: 30 };
+
+const Exec = z
+  .object({
+    command: text(V1_BODY_BYTES_MAX).min(1).openapi({ description: 'A bash script.' }),
+    timeout: z
+      .int()
+      .min(1)
+      .max(TIMEOUT_S.max)
+      .nullish()
+      .openapi({
+        description: `In seconds, ${TIMEOUT_S.standard} unless told; then its processes are killed.`,
+      }),
+  })
+  .openapi('Exec', { example: { command: 'echo hello', timeout: 30 } });
+
+const ExecResult = z
+  .object({
+    exit_code: z.int().openapi({ description: '124 after the time limit, 137 when it was killed.' }),
+    stdout: z.string(),
+    stderr: z.string(),
+    command_id: z.string(),
+    duration_ms: z.int(),
+    timed_out: z.boolean(),
+    truncated: z.boolean().openapi({ description: 'Whether some of the output was dropped.' }),
+  })
+  .openapi('ExecResult');
+
+const ExecQuery = z.object({
+  resume: z
+    .enum(['true', 'false'])
+    .optional()
+    .openapi({ description: '`true` starts a stopped computer first.' }),
+});
+
+const request = { ...body(Exec), params: ComputerPath, query: ExecQuery };
+
+export function mountExec(api: Api, ground: Ground): void {
+  const { open, streams, runtime } = ground;
+  api.openapi(
+    createRoute({
+      method: 'post',
+      path: '/computers/{computer_id}/exec',
+      ...open('write'),
+      request,
+      responses: {
+        200: json(ExecResult, 'How it ended, also when it failed. Spaces may come before it.'),
+        ...details,
+      },
+    }),
+    async (context) => {
+      const bytes_max = runtime.settings.computers.exec_output_bytes_max;
+      const asked = { ...context.req.valid('json'), ...context.req.valid('query') };
+      const { computer_id } = context.req.valid('param');
+      const { command, leave } = await begin(context, ground, computer_id, { ...asked, bytes_max });
+      const result = collect(command, bytes_max).finally(leave);
+      const early = await within(result, streams.keepalive_ms);
+      if (early) return context.json(renderResult(early), 200);
+      const whole = result.then((late) => JSON.stringify(renderResult(late)));
+      void answerSlowly(context.env.outgoing, headersOf(context), whole, streams.keepalive_ms);
+      return RESPONSE_ALREADY_SENT as never;
+    },
+  );
+
+  api.openapi(
+    createRoute({
+      method: 'post',
+      path: '/computers/{computer_id}/exec/stream',
+      ...open('write'),
+      request,
+      responses: {
+        200: {
+          description: 'Lines of `data: <JSON>`: `started`, then `stdout` and `stderr`, at last `exit`.',
+          content: { 'text/event-stream': { schema: z.string() } },
+        },
+        ...details,
+      },
+    }),
+    async (context) => {
+      const asked = { ...context.req.valid('json'), ...context.req.valid('query') };
+      const { computer_id } = context.req.valid('param');
+      const unbounded = { ...asked, bytes_max: Number.MAX_SAFE_INTEGER };
+      const { command, leave, signal } = await begin(context, ground, computer_id, unbounded);
+      void streamCommand(context.env.outgoing, {
+        ...{ command, signal, headers: headersOf(context), timeout_seconds: secondsOf(asked) },
+        ...{ keepalive_ms: streams.keepalive_ms, stall_ms: streams.stall_ms },
+        warn: (fields, message) => runtime.logger.warn(fields, message),
+      }).finally(leave);
+      return RESPONSE_ALREADY_SENT;
+    },
+  );
+}
+
+type Asked = z.infer<typeof Exec> & z.infer<typeof ExecQuery> & { bytes_max: number };
+type Begun = { command: RunningCommand; signal: AbortSignal; leave: () => void };
+type ExecContext = Context<Env & { Variables: { caller: Caller } }>;
+
+/** `leave` gives back what the command holds of the caller's limits. */
+async function begin(context: ExecContext, ground: Ground, name: string, asked: Asked): Promise<Begun> {
+  const { runtime, computers, streams, auto_resume } = ground;
+  const caller = context.get('caller');
+  const found = await getComputer(runtime, caller.org, name);
+  const exit = streams.enter(caller);
+  const gone = new AbortController();
+  const { outgoing } = context.env;
+  const hungUp = (): void => gone.abort();
+  outgoing.once('close', hungUp);
+  const unwatch = streams.revocations.watch(caller.id, () => outgoing.destroy());
+  const leave = (): void => {
+    outgoing.off('close', hungUp);
+    unwatch();
+    exit();
+  };
+  try {
+    const resumes = found.status === 'stopped' && (auto_resume || asked.resume === 'true');
+    const computer = resumes ? await startComputer(runtime, computers, found) : found;
+    const command = await runCommand(runtime, computers, caller.org, computer, {
+      ...{ script: asked.command, timeout_ms: secondsOf(asked) * 1000, source: 'api' },
+      ...{ signal: gone.signal, output_bytes_max: asked.bytes_max },
+    });
+    return { command, signal: gone.signal, leave };
+  } catch (error) {
+    leave();
+    throw error;
+  }
+}
+
+function secondsOf({ timeout }: Pick<Asked, 'timeout'>): number {
+  return timeout ?? TIMEOUT_S.standard;
+}
+
+/** A stream bypasses what else sets them. */
+function headersOf(context: ExecContext): Record<string, string> {
+  const { request_id, trace_id } = context.var;
+  return {
+    ...corsHeaders(context.req.header('origin')),
+    ...{ 'x-request-id': request_id, 'x-trace-id': trace_id },
+  };
+}
+
+function renderResult(result: CommandResult): z.infer<typeof ExecResult> {
+  const { id, exit_code, stdout, stderr, duration_ms, timed_out, truncated } = result;
+  return { exit_code, stdout, stderr, command_id: id, duration_ms, timed_out, truncated };
+}
+
+/** What it resolves to, or undefined when that takes longer. */
+async function within<T>(promise: Promise<T>, ms: number): Promise<T | undefined> {
+  const late = Promise.withResolvers<undefined>();
+  const timer = setTimeout(() => late.resolve(undefined), ms);
+  return await Promise.race([promise, late.promise]).finally(() => clearTimeout(timer));
+}

@@ -1,0 +1,115 @@
+/**
+ * Computers, proved by crashing: the server kills itself after a named effect of a computer's life; the next one carries out what was
+ * meant, leaves nothing behind, and touches nothing that lives.
+ */
+import fs from 'node:fs';
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import failpoints from '../../fixtures/failpoints.json' with { type: 'json' };
+import { numberOf } from '../helpers/fuzz/random.ts';
+import { reply, text } from '../helpers/model/messages-api.ts';
+import type { TestNode } from '../helpers/node.ts';
+import { eventually, makeWorld, type World } from '../helpers/world.ts';
+
+type Answer = {
+  id: string;
+  name: string;
+  status: string;
+  exit_code: number;
+  stdout: string;
+  computers: Answer[];
+};
+
+/** How often each place is killed at; `npm run test:crash` asks for a thousand kills in all. */
+const ROUNDS = numberOf('OVERWINTER_CRASH_ROUNDS', 1);
+
+const CREATE = ['computer.made', 'computer.intended', 'computer.woken', 'computer.recorded'];
+const STOP = ['computer.stop_intended', 'computer.slept', 'computer.snapshotted', 'computer.stopped'];
+const DELETE = [
+  ...['computer.delete_intended', 'computer.destroyed', 'computer.snapshot_removed', 'computer.deleted'],
+];
+const SNAPSHOT = ['snapshot.intended', 'snapshot.written', 'snapshot.recorded'];
+const UNSNAPSHOT = ['snapshot.hidden', 'snapshot.blob_removed'];
+
+describe('the places to be killed at', () => {
+  it('are all that computers have', () => {
+    const named = failpoints.filter((name) => /^(computer|snapshot)\./.test(name));
+    const reached = [...CREATE, ...STOP, ...DELETE, ...SNAPSHOT, ...UNSNAPSHOT, 'computer.reaped'];
+    expect(reached.toSorted()).toEqual(named.toSorted());
+  });
+});
+
+describe.each([...CREATE, ...STOP, ...DELETE])('killed after %s', (failpoint) => {
+  it('leaves no orphan, and harms no other', { timeout: 40_000 * ROUNDS }, async () => {
+    const world = await makeWorld(() => reply(text('.')), { OVERWINTER_POLL_MS: '50' });
+    try {
+      const first = await world.start();
+      const bystander = await create(first);
+      await exec(first, bystander, 'echo mine > kept');
+      await first.stop();
+      for (let round = 0; round < ROUNDS; round += 1) await killAndSettle(world, failpoint, bystander);
+    } finally {
+      await world.end();
+    }
+  });
+});
+
+async function killAndSettle(world: World, failpoint: string, bystander: Answer): Promise<void> {
+  const doomed = await world.start({ OVERWINTER_FAILPOINT: failpoint });
+  await journey(doomed).catch(() => undefined);
+  await eventually(() => doomed.process.signalCode === 'SIGKILL');
+  const node = await world.start();
+  await eventually(async () => (await list(node)).every(({ status }) => AT_REST.has(status)));
+  const left = await list(node);
+  expect(directories(world)).toEqual(left.map(({ id }) => id).toSorted());
+  for (const computer of left) {
+    await call(node, `POST /v1/computers/${computer.id}/start`);
+    expect((await exec(node, computer, 'echo alive')).stdout).toBe('alive\n');
+  }
+  expect((await exec(node, bystander, 'cat kept')).stdout).toBe('mine\n');
+  for (const { id } of left.filter((one) => one.id !== bystander.id))
+    await call(node, `DELETE /v1/computers/${id}`);
+  expect(directories(world)).toEqual([bystander.id]);
+  await node.stop();
+}
+
+const AT_REST = new Set(['running', 'stopped']);
+
+/** Made, used, stopped, started, deleted: whatever comes after the kill is not reached. */
+async function journey(node: TestNode): Promise<void> {
+  const computer = await create(node);
+  await exec(node, computer, 'echo hello > file');
+  await call(node, `POST /v1/computers/${computer.id}/stop`);
+  await call(node, `DELETE /v1/computers/${computer.id}`);
+}
+
+async function create(node: TestNode): Promise<Answer> {
+  return await call(node, 'POST /v1/computers', {});
+}
+
+async function list(node: TestNode): Promise<Answer[]> {
+  return (await call(node, 'GET /v1/computers')).computers;
+}
+
+async function exec(node: TestNode, { id }: Answer, command: string): Promise<Answer> {
+  return await call(node, `POST /v1/computers/${id}/exec?resume=true`, { command });
+}
+
+async function call(node: TestNode, what: string, body?: object): Promise<Answer> {
+  const [method = '', route = ''] = what.split(' ');
+  const response = await fetch(node.url + route, {
+    method,
+    headers: { authorization: `Bearer ${node.api_key}`, 'content-type': 'application/json' },
+    ...(body && { body: JSON.stringify(body) }),
+  });
+  if (!response.ok) throw new Error(`${what} answered ${response.status}: ${await response.text()}`);
+  return (await response.json()) as Answer;
+}
+
+/** The computers that have anything on disk. */
+function directories(world: World): string[] {
+  return fs
+    .globSync(path.join(world.directory, 'computers', '*', '*cmp_*'))
+    .map((found) => path.basename(found))
+    .toSorted();
+}
