@@ -30,7 +30,7 @@ const Fork = z
 
 const SnapshotList = z.object({ snapshots: z.array(Snapshot), count: z.int() });
 const Copies = z.object({ computers: z.array(Computer), count: z.int() });
-const SnapshotPath = z.object({ snapshot_id: z.string() });
+const SnapshotPath = z.object({ snapshot_id: text(64) });
 
 export function mountSnapshots(api: Api, ground: Ground): void {
   mountOfComputer(api, ground);
