@@ -79,6 +79,8 @@ export function createComputers(runtime: Runtime): Computers {
     const state = await log.state(id);
     const here = liveHandle(state);
     if (here && (holder ?? Infinity) >= state.holder) return { computer: here, state, files: 'running' };
+    // A session's runner has what was saved, and tells the model of the rest; others would get an empty computer.
+    if (holder === undefined && state.status !== 'restorable') await expectHere(runtime, state);
     // What this process does not hold of its own node is over; so is what a session's newer runner finds.
     const over = abandoned || holder !== undefined || state.machine === runtime.machine;
     const supersedes = over ? state.generation : null;
@@ -121,6 +123,7 @@ export function createComputers(runtime: Runtime): Computers {
     const before = await log.state(id);
     if (!STOPPABLE.has(before.status) || (before.status === 'stopped' && !save))
       return { state: before, saved: false };
+    if (cause === 'asked') await expectHere(runtime, before);
     const state = before.status === 'running' ? await append(id, { type: 'begin_stop' }) : before;
     await runtime.fail('computer.stop_intended');
     return await finishStop(state, cause, save);
@@ -165,8 +168,7 @@ export function createComputers(runtime: Runtime): Computers {
     return await serial(id, async () => {
       const now = await log.state(id);
       expectLegal(now.status, 'exec');
-      if (now.machine !== runtime.machine)
-        throw new OverwinterError('unavailable', 'the computer runs on another machine of this installation');
+      await expectHere(runtime, now);
       return (await start(id, {})).computer;
     });
   }
@@ -255,7 +257,16 @@ function isOwn(id: string, blob: string): boolean {
   return blob.startsWith(`computers/${id}/`);
 }
 
-/** Whether its files lie with another node, which will remove them. */
+/** @throws OverwinterError `unavailable` */
+async function expectHere(runtime: Runtime, state: ComputerState): Promise<void> {
+  if (!(await isElsewhere(runtime, state))) return;
+  throw new OverwinterError(
+    'unavailable',
+    'the computer is on another machine of this installation: ask the server there',
+  );
+}
+
+/** Whether its files lie with another machine. */
 async function isElsewhere(
   runtime: Runtime,
   { id, machine, generation, driver }: ComputerState,

@@ -49,7 +49,9 @@ export function startReaper(runtime: Runtime, computers: Computers): Reaper {
 /** One look at all of them. */
 async function reapOnce(runtime: Runtime, computers: Computers): Promise<void> {
   for (const unrest of await listUnrest(runtime.database, runtime.machine, BATCH)) {
-    if (computers.busy(unrest.id) || computers.awake(unrest.id)?.alive() === true) continue;
+    const lives = computers.awake(unrest.id)?.alive() === true;
+    // One that lives is only ended where another node was told to delete it.
+    if (computers.busy(unrest.id) || (lives && unrest.status !== 'deleting')) continue;
     await settle(runtime, computers, unrest).catch((error: unknown) =>
       runtime.logger.warn({ err: error, computer: unrest.id }, 'a computer could not be brought to rest'),
     );
