@@ -93,6 +93,21 @@ export const SETTINGS = {
     'bwrap',
     'what computers are: bwrap, docker, or process (no isolation, for tests); of several, separated by commas, the first is the default',
   ),
+  OVERWINTER_DOCKER_SOCKET: setting(
+    text,
+    '/var/run/docker.sock',
+    "the container engine's socket, for computers of the driver docker",
+  ),
+  OVERWINTER_DOCKER_IMAGE: setting(
+    text,
+    'debian:bookworm',
+    'what they are made from; it must hold bash, coreutils, util-linux and, for a network, perl',
+  ),
+  OVERWINTER_DOCKER_RUNTIME: setting(
+    text,
+    'runc',
+    "the engine's runtime for them: runc, or runsc for gVisor",
+  ),
   OVERWINTER_ALLOW_UNSANDBOXED: setting(
     z.enum(['0', '1'], 'must be 0 or 1').transform((value) => value === '1'),
     '0',

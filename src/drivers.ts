@@ -5,6 +5,7 @@ import type { Logger } from './engine/runtime.ts';
 import { createEgress } from './net/egress.ts';
 import type { Capabilities, Driver, DriverName } from './resource/computer/driver.ts';
 import { bwrapDriver } from './sandbox/bwrap.ts';
+import { dockerDriver } from './sandbox/docker/driver.ts';
 import { processDriver } from './sandbox/process.ts';
 
 export type Drivers = {
@@ -49,7 +50,16 @@ function makeDriver(name: DriverName, config: Config, { installation, fail, log 
     case 'process':
       return processDriver(options);
     case 'docker':
-      throw new Error('not there yet');
+      return dockerDriver({
+        ...{
+          socket_path: config.OVERWINTER_DOCKER_SOCKET,
+          image: config.OVERWINTER_DOCKER_IMAGE,
+          images: [],
+        },
+        runtime: config.OVERWINTER_DOCKER_RUNTIME,
+        ...{ installation, fail, log, now: options.now, egress },
+        egress_dir: path.join(computers_dir, '.egress'),
+      });
     default:
       return name satisfies never;
   }

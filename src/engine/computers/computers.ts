@@ -16,6 +16,7 @@ import { oneAtATime } from '../../resource/serial.ts';
 import { markDeleted } from '../../store/computer/computers.ts';
 import { unpublishAll } from '../../store/computer/ports.ts';
 import type { Runtime } from '../runtime.ts';
+import { createHistory, type History } from './history.ts';
 
 type StartOptions = {
   /** The epoch of the runner that wakes its session's computer; it may take over what an older runner had woken. */
@@ -31,6 +32,7 @@ type StopCause = 'asked' | 'idle' | 'node_ended';
 type Stopped = { state: ComputerState; saved: boolean };
 
 export type Computers = {
+  history: History;
   /**
    * Wakes it, unless it runs here already.
    * @throws OverwinterError `conflict` where its state forbids it, `fenced`, `unavailable`; ComputerLost when the wake failed.
@@ -182,6 +184,7 @@ export function createComputers(runtime: Runtime): Computers {
   }
 
   return {
+    history: createHistory(runtime),
     start: (id, options = {}) => serial(id, () => start(id, options)),
     stop: (id, cause, save) => serial(id, () => stop(id, cause, save === 'save')),
     remove: (id) => serial(id, () => remove(id)),

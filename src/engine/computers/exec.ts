@@ -1,7 +1,7 @@
 /** One command in a running computer, for its owner: bounded in time and output, noted in the computer's history. */
 import type { Execution, Exit, OutputChunk } from '../../resource/computer/driver.ts';
 import type { ComputerState } from '../../resource/computer/life.ts';
-import { finishCommand, insertCommand, type CommandStatus } from '../../store/computer/commands.ts';
+import type { CommandStatus } from '../../store/computer/commands.ts';
 import type { Runtime } from '../runtime.ts';
 import type { Computers } from './computers.ts';
 
@@ -50,11 +50,9 @@ export async function runCommand(
   const handle = await computers.use(computer.id);
   const id = runtime.newId('command');
   const started_at = new Date(Math.round(runtime.now()));
-  const { db } = runtime.database;
-  const noted = insertCommand(db, org, {
+  const noteEnd = computers.history.begin(org, {
     ...{ id, computer_id: computer.id, source, node: runtime.machine, timeout_ms, started_at },
   });
-  noted.catch((error: unknown) => runtime.logger.warn({ err: error, command: id }, 'a command is not noted'));
   const execution = handle.exec({
     ...{ script, timeout_ms, cwd },
     ...(signal && { signal }),
@@ -63,14 +61,12 @@ export async function runCommand(
   const bytes = { stdout: 0, stderr: 0 };
   const bytes_max = request.output_bytes_max ?? runtime.settings.computers.exec_output_bytes_max;
   const output = bounded(execution, bytes, bytes_max);
-  const end = execution.exit.then(async (exit) => {
+  const end = execution.exit.then((exit) => {
     const ended_at = new Date(Math.round(runtime.now()));
     const ended = endOf(exit, ended_at.getTime() - started_at.getTime());
-    await noted.catch(() => undefined);
-    await finishCommand(db, id, {
-      ...{ ended_at, status: statusOf(ended), exit_code: ended.exit_code, error_type: ended.error_type },
-      ...{ stdout_bytes: bytes.stdout, stderr_bytes: bytes.stderr },
-    }).catch((error: unknown) => runtime.logger.warn({ err: error, command: id }, 'a command is not noted'));
+    const { exit_code, error_type } = ended;
+    const said = { stdout_bytes: bytes.stdout, stderr_bytes: bytes.stderr };
+    noteEnd({ ended_at, status: statusOf(ended), exit_code, error_type, ...said });
     return ended;
   });
   end.catch(() => undefined);

@@ -1,7 +1,6 @@
 /** What became of a computer: its commands, what it uses, and the events of its own log. */
 import { createRoute, z } from '@hono/zod-openapi';
 import { getComputer } from '../../engine/computers/owner.ts';
-import { listCommands } from '../../store/computer/commands.ts';
 import { readPage } from '../../store/events.ts';
 import type { EventRow } from '../../store/rows.ts';
 import { json, limit, page, type Api } from '../api.ts';
@@ -33,7 +32,7 @@ export function mountHistory(api: Api, ground: Ground): void {
   mountEvents(api, ground);
 }
 
-function mountCommands(api: Api, { runtime, open }: Ground): void {
+function mountCommands(api: Api, { runtime, computers, open }: Ground): void {
   api.openapi(
     createRoute({
       method: 'get',
@@ -45,7 +44,7 @@ function mountCommands(api: Api, { runtime, open }: Ground): void {
     async (context) => {
       const { org } = context.get('caller');
       const { id } = await getComputer(runtime, org, context.req.valid('param').computer_id);
-      const rows = await listCommands(runtime.database.db, org, id, context.req.valid('query').limit);
+      const rows = await computers.history.list(org, id, context.req.valid('query').limit);
       const commands = rows.map(renderCommand);
       return context.json({ commands, count: commands.length }, 200);
     },
