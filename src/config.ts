@@ -206,6 +206,11 @@ export const SETTINGS = {
     '0',
     '1: the Computers API starts a stopped computer when a command or a terminal needs it, as ?resume=true does for one request',
   ),
+  OVERWINTER_PUBLIC_URL: setting(
+    z.url({ protocol: /^https?$/, error: 'must be an http or https URL' }),
+    undefined,
+    'what clients reach this server by, where a proxy stands before it: terminals are opened there',
+  ),
   OVERWINTER_PORTS_URL: setting(
     z
       .string()
@@ -298,6 +303,7 @@ type Defaulted = Exclude<
   | 'OVERWINTER_WEBHOOK_ALLOW'
   | 'OVERWINTER_EGRESS_ALLOW'
   | 'OVERWINTER_PORTS_URL'
+  | 'OVERWINTER_PUBLIC_URL'
   | 'OVERWINTER_FAILPOINT'
   | 'ANTHROPIC_API_KEY'
   | 'ANTHROPIC_BASE_URL'

@@ -138,6 +138,7 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
     ...{ signal: draining.signal, version, capabilities, computers },
     auto_resume,
     port_url: (id) => portUrl(ports_url(), id),
+    public_url: config.OVERWINTER_PUBLIC_URL,
     limits: limitsOf(config),
   });
   // Before any work is claimed: a node that cannot listen must leave the sessions to the others.

@@ -40,6 +40,7 @@ export type AppOptions = {
   auto_resume?: boolean;
   /** Where visitors reach a published port, by its id. */
   port_url?: (published_port_id: string) => string;
+  public_url?: string | undefined;
   /** Aborted when the server stops: open streams then end. */
   signal: AbortSignal;
   version: string;
@@ -150,7 +151,7 @@ function v1Of(runtime: Runtime, options: AppOptions, { rate, revocations, enter 
   const { signal, computers, keepalive_ms = COMMAND_KEEPALIVE_MS, stall_ms = STALL_MS } = options;
   const { auto_resume = false, port_url = (id) => `http://p-${id.slice('cpp_'.length)}.localhost` } = options;
   return v1(createAdmit(runtime, rate, V1_BODY_BYTES_MAX), {
-    ...{ runtime, computers, auto_resume, port_url },
+    ...{ runtime, computers, auto_resume, port_url, public_url: options.public_url },
     streams: { signal, revocations, keepalive_ms, stall_ms, enter },
   });
 }

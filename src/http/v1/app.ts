@@ -31,6 +31,8 @@ export type Ground = {
   upload: Open;
   /** Whether a command starts a stopped computer without being told to. */
   auto_resume: boolean;
+  /** What clients reach this server by; undefined = by the name that they asked for. */
+  public_url: string | undefined;
   /** Where visitors reach a published port. */
   port_url: (published_port_id: string) => string;
   streams: StreamOptions & { enter: StreamLimit };

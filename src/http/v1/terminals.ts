@@ -45,7 +45,7 @@ export function mountTerminals(api: Api, ground: Ground, admit: Admit): void {
   mountTerminalSockets(api, runtime, admit, { ...shells, ...streams });
 }
 
-function mountOpen(api: Api, { runtime, open }: Ground, shells: ShellGround): void {
+function mountOpen(api: Api, { runtime, open, public_url }: Ground, shells: ShellGround): void {
   const { middleware, ...admission } = open('write');
   api.openapi(
     createRoute({
@@ -69,7 +69,7 @@ function mountOpen(api: Api, { runtime, open }: Ground, shells: ShellGround): vo
         ? findShell(shells, computer, terminal_id)
         : await openShell(shells, caller.org, computer, resume);
       const { token, expires_at } = shell.tokens.issue(caller);
-      const gateway_url = `${originOf(context.env)}/v1/terminals/${shell.id}/connect`;
+      const gateway_url = `${originOf(context.env, public_url)}/v1/terminals/${shell.id}/connect`;
       const session = { terminal_id: shell.id, gateway_url, token, expires_at: expires_at.toISOString() };
       return context.json(session, 201);
     },
@@ -82,7 +82,8 @@ const absentBody: MiddlewareHandler<CallerEnv> = async (context, next) => {
   await next();
 };
 
-/** By the name that the client knows this server by. */
-function originOf({ incoming }: HttpBindings): string {
-  return `ws://${incoming.headers.host ?? ''}`;
+/** By the name that the client knows this server by, where the operator names no other. */
+function originOf({ incoming }: HttpBindings, public_url: string | undefined): string {
+  if (public_url === undefined) return `ws://${incoming.headers.host ?? ''}`;
+  return public_url.replace(/^http/, 'ws').replace(/\/+$/, '');
 }

@@ -163,6 +163,14 @@ describe('a terminal straight to a computer', () => {
 });
 
 describe('a terminal by a connect token', () => {
+  it('is where the operator says that the server is', async () => {
+    const behind_proxy = await startComputerServer({}, { public_url: 'https://computers.example/' });
+    const { id } = (await behind_proxy.ask('POST /v1/computers', { body: {} })).json;
+    const { json } = await behind_proxy.ask(`POST /v1/computers/${id}/terminals`);
+    expect(json['gateway_url']).toMatch(/^wss:\/\/computers\.example\/v1\/terminals\/term_/);
+    await behind_proxy.close();
+  });
+
   it('keeps its shell while nobody is attached, and shows what was before', async () => {
     const made = await session();
     expect(made).toMatchObject({
