@@ -81,7 +81,9 @@ create table command (
   constraint command_org_fkey FOREIGN KEY (org) REFERENCES org(id),
   constraint command_pkey PRIMARY KEY (id)
 );
+CREATE INDEX command_age ON command USING btree (started_at);
 CREATE INDEX command_list ON command USING btree (computer_id, id DESC);
+CREATE INDEX command_running ON command USING btree (node) WHERE (status = 'running'::text);
 grant delete, insert, select, update on command to overwinter_runtime;
 
 create table computer (
@@ -345,5 +347,5 @@ create table stream (
   constraint stream_pkey PRIMARY KEY (id)
 ) with (fillfactor=50, autovacuum_vacuum_scale_factor=0.02);
 CREATE INDEX stream_claimable ON stream USING btree (due_at) WHERE ((kind = 'session'::text) AND ((due_at IS NOT NULL) OR (status = ANY (ARRAY['queued'::text, 'running'::text]))));
-CREATE INDEX stream_computers ON stream USING btree (prefers_node, status) WHERE ((kind = 'computer'::text) AND (status = ANY (ARRAY['creating'::text, 'starting'::text, 'restoring'::text, 'running'::text, 'stopping'::text, 'deleting'::text])));
+CREATE INDEX stream_computers ON stream USING btree (id) WHERE ((kind = 'computer'::text) AND (status <> ALL (ARRAY['error'::text, 'deleted'::text])));
 grant delete, insert, select, update on stream to overwinter_runtime;

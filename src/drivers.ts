@@ -3,7 +3,7 @@ import path from 'node:path';
 import type { Config } from './config.ts';
 import type { Logger } from './engine/runtime.ts';
 import { createEgress } from './net/egress.ts';
-import type { Capabilities, Driver, DriverName } from './resource/computer/driver.ts';
+import type { Capabilities, Driver, DriverName, Egress } from './resource/computer/driver.ts';
 import { bwrapDriver } from './sandbox/bwrap.ts';
 import { dockerDriver } from './sandbox/docker/driver.ts';
 import { processDriver } from './sandbox/process.ts';
@@ -14,6 +14,8 @@ export type Drivers = {
   all: ReadonlyMap<DriverName, Driver>;
   /** Of the standard one. */
   capabilities: Capabilities;
+  /** The base images of each. */
+  images: ReadonlyMap<DriverName, readonly string[]>;
 };
 
 export type DriverParts = {
@@ -24,26 +26,32 @@ export type DriverParts = {
 
 /** Or the one sentence that says what to install or set, of the first that cannot be used. */
 export async function openDrivers(config: Config, parts: DriverParts): Promise<Drivers | { reason: string }> {
+  const egress = createEgress({ allowed: config.OVERWINTER_EGRESS_ALLOW ?? [], log: parts.log });
   const all = new Map<DriverName, Driver>();
+  const images = new Map<DriverName, readonly string[]>();
   let capabilities: Capabilities | undefined;
   for (const name of config.OVERWINTER_SANDBOX) {
-    const driver = makeDriver(name, config, parts);
+    const driver = makeDriver(name, config, { ...parts, egress });
     const probe = await driver.probe();
     if (!probe.usable) return { reason: probe.reason };
     capabilities ??= probe.capabilities;
     all.set(name, driver);
+    images.set(name, probe.capabilities.images);
   }
   const [standard] = all.values();
   if (!standard || !capabilities) throw new Error('no driver is configured');
-  return { standard, all, capabilities };
+  return { standard, all, capabilities, images };
 }
 
-function makeDriver(name: DriverName, config: Config, { installation, fail, log }: DriverParts): Driver {
+function makeDriver(
+  name: DriverName,
+  config: Config,
+  { installation, fail, log, egress }: DriverParts & { egress: Egress },
+): Driver {
   const root = process.getuid?.() === 0;
   const usual = root ? '/var/lib/overwinter/computers' : path.join(config.OVERWINTER_DATA_DIR, 'computers');
   const computers_dir = config.OVERWINTER_COMPUTERS_DIR ?? usual;
   const options = { computers_dir, installation, fail, log, now: () => performance.now() };
-  const egress = createEgress({ allowed: config.OVERWINTER_EGRESS_ALLOW ?? [], log });
   switch (name) {
     case 'bwrap':
       return bwrapDriver({ ...options, uid_base: config.OVERWINTER_UID_BASE, egress });

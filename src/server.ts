@@ -106,7 +106,7 @@ export async function startServer(config: Config, version: string): Promise<Serv
     master_keys,
     provider: anthropicProvider({ base_url: config.ANTHROPIC_BASE_URL }),
     managed_key: config.ANTHROPIC_API_KEY,
-    ...{ driver: drivers.standard, drivers: drivers.all },
+    ...{ driver: drivers.standard, drivers: drivers.all, images: drivers.images },
     blobs: directoryBlobs(blobs_dir, { fail }),
     poster: makePoster(config, heartbeat.now),
     settings: settingsOf(config),
@@ -127,7 +127,7 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
   const { config, version, capabilities, first_key, heartbeat } = started;
   const { database, log, follow } = runtime;
   const draining = new AbortController();
-  const computers = createComputers(runtime);
+  const computers = createComputers(runtime, draining.signal);
   const auto_resume = config.OVERWINTER_AUTO_RESUME;
   let own_port = config.OVERWINTER_PORT;
   const ports_url = (): string => config.OVERWINTER_PORTS_URL ?? `http://*.localhost:${own_port}`;

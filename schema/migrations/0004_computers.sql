@@ -8,9 +8,8 @@ drop index stream_claimable;
 create index stream_claimable on stream (due_at)
   where kind = 'session' and (due_at is not null or status in ('queued', 'running'));
 
--- What a node has to look after: computers that are not at rest, by the node that has their files.
-create index stream_computers on stream (prefers_node, status)
-  where kind = 'computer' and status in ('creating', 'starting', 'restoring', 'running', 'stopping', 'deleting');
+-- What a node has to look after: computers that are not gone, by the machine that has their files.
+create index stream_computers on stream (id) where kind = 'computer' and status not in ('error', 'deleted');
 
 -- Where a node keeps computers; outlives its restarts.
 alter table node add column machine text not null default '';
@@ -52,6 +51,10 @@ create table command (
 );
 
 create index command_list on command (computer_id, id desc);
+
+create index command_running on command (node) where status = 'running';
+
+create index command_age on command (started_at);
 
 create table snapshot (
   id text primary key,

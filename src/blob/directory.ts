@@ -51,6 +51,13 @@ export function directoryBlobs(dir: string, { fail }: DirectoryBlobsOptions): Bl
       await syncDirectory(dirname(path)).catch(orMissing);
       await fail('blob.removal_synced');
     },
+
+    async deleteAll(prefix) {
+      const path = pathOf(dir, prefix);
+      await rm(path, { recursive: true, force: true });
+      await fail('blob.all_removed');
+      await syncDirectory(dirname(path)).catch(orMissing);
+    },
   };
 }
 

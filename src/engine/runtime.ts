@@ -49,6 +49,8 @@ export type Runtime = {
   driver: Driver;
   /** All that this server runs, by name. */
   drivers: ReadonlyMap<string, Driver>;
+  /** The base images that were there when this server started, by driver. */
+  images: ReadonlyMap<string, readonly string[]>;
   blobs: Blobs;
   /** Sends webhooks to addresses that may be sent to. */
   poster: Poster;

@@ -6,4 +6,6 @@ export interface Blobs {
   get(name: string, start?: number): Promise<AsyncIterable<Uint8Array> | undefined>;
   /** Idempotent. */
   delete(name: string): Promise<void>;
+  /** All whose names begin with `prefix` and a slash. Idempotent. */
+  deleteAll(prefix: string): Promise<void>;
 }

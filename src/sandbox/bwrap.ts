@@ -12,13 +12,17 @@ import { archive, unarchive } from './bwrap/archive.ts';
 import type { Confined } from './bwrap/archive.ts';
 import { awaken } from './bwrap/awake.ts';
 import type { Awake, Ground, Log } from './bwrap/awake.ts';
+import { BLOCK_UIDS } from './bwrap/block.ts';
 import { openCgroups } from './bwrap/cgroup.ts';
+import { imageDirectory, listImages } from './bwrap/images.ts';
 import { inheritedDescriptors } from './bwrap/launch.ts';
 import type { Identity } from './bwrap/launch.ts';
 import { endProcess } from './leftover.ts';
 import { listPlaces, makePlace, placeOf, readRecord, removePlace, sweepPlaces } from './place.ts';
 import type { Place } from './place.ts';
 import { bwrapVersion, tryComputer } from './bwrap/probe.ts';
+import { prepareRoot } from './bwrap/root.ts';
+import type { Root } from './bwrap/root.ts';
 import { oneAtATime } from '../resource/serial.ts';
 import { uidSlots } from './bwrap/uids.ts';
 import type { UidSlots } from './bwrap/uids.ts';
@@ -120,7 +124,7 @@ async function prepare(keeper: Keeper): Promise<Ground> {
 
 /** A server that is root of a user namespace may lack the uids that it would give to computers. */
 async function expectMapped(uid_base: number): Promise<void> {
-  const wanted = uid_base + 65_536;
+  const wanted = uid_base + BLOCK_UIDS;
   const lines = (await readFile('/proc/self/uid_map', 'utf8')).trim().split('\n');
   const mapped = lines.some((line) => {
     const [from = 0, , count = 0] = line.trim().split(/\s+/).map(Number);
@@ -143,8 +147,8 @@ async function sweepSlots({ slots, installation_dir, options }: Keeper): Promise
 async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
   const { options, installation_dir, live } = keeper;
   const began_ms = options.now();
-  await expectSupported(options, request);
   const ground = await keeper.ground();
+  await expectSupported(keeper, ground, request);
   const place = placeOf(installation_dir, request.id);
   const reference = { installation: options.installation };
   const awake = live.get(request.id);
@@ -154,10 +158,12 @@ async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
   await quieten(keeper, place);
   // The directory comes before the slot: a slot without a directory is taken for free at the next start.
   await mkdir(place.directory, { recursive: true, mode: 0o700 });
-  const identity = await identityOf(keeper, place);
+  const identity = await identityOf(keeper, place, request.image);
   const files = await provide({ keeper, ground, place, identity, request });
+  const root = await rootOf(keeper, place, request.image);
+  await ground.fail('sandbox.root_prepared');
   const { generation, limits, network } = request;
-  const woken = await awaken(ground, { place, identity, generation, limits, network });
+  const woken = await awaken(ground, { place, identity, generation, limits, network, root });
   live.set(request.id, woken);
   const forget = (): unknown => live.get(request.id) === woken && live.delete(request.id);
   woken.ended.then(forget, forget);
@@ -165,13 +171,36 @@ async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
   return { computer: woken.computer, reference, files };
 }
 
-async function expectSupported({ egress }: BwrapOptions, { network, image }: WakeRequest): Promise<void> {
-  if (image !== null)
-    throw new Unsupported("this driver has no base images: its computers use the host's /usr");
+async function expectSupported(keeper: Keeper, ground: Ground, request: WakeRequest): Promise<void> {
+  const { network, image } = request;
+  const { egress } = keeper.options;
+  if (image !== null) await expectImage(keeper, ground, image);
   if (network.mode === 'off') return;
   if (egress === null) throw new Unsupported('this server has no way out for computers: only network "off"');
-  if (!(await exists(PERL)))
+  if (image === null && !(await exists(PERL)))
     throw new Unsupported(`a computer with a network needs ${PERL}: install perl-base`);
+}
+
+async function expectImage(keeper: Keeper, { cgroups }: Ground, image: string): Promise<void> {
+  const { images, note } = await imagesOf(keeper, cgroups !== null);
+  if (images.includes(image)) return;
+  const there = images.length === 0 ? (note ?? 'none is installed') : `there is ${images.join(', ')}`;
+  throw new Unsupported(`no base image ${JSON.stringify(image)}: ${there}`);
+}
+
+/** Processes of computers that share their uids are counted by nothing but control groups. */
+async function imagesOf(
+  { slots, options }: Keeper,
+  has_groups: boolean,
+): Promise<{ images: string[]; note: string | null }> {
+  if (slots === null) return { images: [], note: 'Base images need a server that runs as root.' };
+  if (!has_groups) return { images: [], note: 'Base images need writable control groups.' };
+  return { images: await listImages(options.computers_dir, options.uid_base), note: null };
+}
+
+async function rootOf({ options }: Keeper, place: Place, image: string | null): Promise<Root | null> {
+  if (image === null) return null;
+  return await prepareRoot(place, imageDirectory(options.computers_dir, image));
 }
 
 /** Ends what runs for this computer, be it of this process or left by a former one. */
@@ -196,7 +225,10 @@ type Provision = {
 /** Puts the wanted files in place. A directory counts only with its record, which the launch writes last. */
 async function provide({ keeper, ground, place, identity, request }: Provision): Promise<Woken['files']> {
   const { from_generation, snapshot: open, limits } = request;
-  const found = (await readRecord(place))?.generation ?? 0;
+  const record = await readRecord(place);
+  const found = record?.generation ?? 0;
+  if (record !== null && (record.image ?? null) !== request.image)
+    throw new Unsupported(`the computer was made from ${record.image ?? 'no image'}`);
   if (found > 0 && found >= from_generation) {
     await makePlace(place, identity);
     return 'kept';
@@ -216,16 +248,24 @@ async function snapshot(keeper: Keeper, id: string): Promise<AsyncIterable<Uint8
   const place = placeOf(keeper.installation_dir, id);
   const awake = keeper.live.get(id);
   if (awake?.computer.alive() !== true) await quieten(keeper, place);
-  if ((await readRecord(place)) === null) return null;
-  const confined = { place, identity: await identityOf(keeper, place), fixtures };
-  return awake?.computer.alive() === true ? archiveAwake(awake, confined) : archive(confined, false);
+  const record = await readRecord(place);
+  if (record === null) return null;
+  const confined = { place, identity: await identityOf(keeper, place, record.image ?? null), fixtures };
+  const leftOut = (): void =>
+    keeper.options.log.warn({ computer: id }, 'files whose path is too long are not in the snapshot');
+  if (awake?.computer.alive() === true) return archiveAwake(awake, confined, leftOut);
+  return archive(confined, { awake: false, leftOut });
 }
 
 /** The computer stands still from the first chunk that is asked for to the last. */
-async function* archiveAwake(awake: Awake, confined: Confined): AsyncGenerator<Uint8Array, void> {
+async function* archiveAwake(
+  awake: Awake,
+  confined: Confined,
+  leftOut: () => void,
+): AsyncGenerator<Uint8Array, void> {
   const letGo = await awake.hold();
   try {
-    yield* archive(confined, true);
+    yield* archive(confined, { awake: true, leftOut });
   } finally {
     await letGo();
   }
@@ -240,8 +280,13 @@ async function destroy(keeper: Keeper, id: string): Promise<void> {
   await keeper.options.fail('sandbox.destroyed');
 }
 
-async function identityOf({ slots, options }: Keeper, { id }: Place): Promise<Identity> {
+async function identityOf(
+  { slots, options }: Keeper,
+  { id }: Place,
+  image: string | null,
+): Promise<Identity> {
   if (slots === null) return { kind: 'user' };
+  if (image !== null) return { kind: 'root', uid: options.uid_base, block: true };
   return { kind: 'root', uid: await slots.claim(`${options.installation}/${id}`) };
 }
 
@@ -254,10 +299,12 @@ async function capabilities(keeper: Keeper): Promise<Capabilities> {
     'Disk use is counted every second, not held by a quota.',
     'What an exec started is known by an inherited limit and dies with its time limit; a program that lowers that limit itself escapes it until the computer sleeps.',
   ];
+  const { images, note } = await imagesOf(keeper, cgroups !== null);
+  if (note !== null) notes.push(note);
   if (!perl) notes.push(`Without ${PERL} computers have no network and no connections to their ports.`);
   if (cgroups === null) {
     notes.push(
-      'No writable control groups: memory is bounded per process, shared memory and CPU time are not.',
+      'No writable control groups: memory is bounded per process; memfd, System V shared memory, socket buffers and CPU time are not bounded.',
     );
   }
   if (!as_root) notes.push("All computers run as the server's user, each in namespaces of its own.");
@@ -270,7 +317,7 @@ async function capabilities(keeper: Keeper): Promise<Capabilities> {
     identity: as_root ? 'root' : 'user',
     egress: keeper.options.egress !== null && perl,
     terminals: await exists('/usr/bin/script'),
-    images: [],
+    images,
     notes,
   };
 }

@@ -1,11 +1,14 @@
 /**
  * A computer's place on the host: its directory, what is known about it, and its removal.
- * Invariant: an agent's processes can write `workspace/` and `home/` only; everything beside them is the server's.
+ * Invariant: an agent's processes can write `workspace/` and `home/` only, and `upper/` where they are root inside;
+ * everything beside them is the server's.
  */
 
 import { randomBytes } from 'node:crypto';
 import { chmod, chown, mkdir, readFile, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { BLOCK_UIDS } from './bwrap/block.ts';
+import { isBlock } from './bwrap/launch.ts';
 import type { Identity } from './bwrap/launch.ts';
 import { run } from './run.ts';
 
@@ -20,12 +23,18 @@ export type Place = {
   directory: string;
   workspace: string;
   home: string;
+  /** Where a root file system of its own differs from the image, what the kernel needs beside it, and where both meet. */
+  upper: string;
+  work: string;
+  merged: string;
 };
 
 /** What the server knows of a computer's directory. `process` was pid 1, seen from the host, of its last awakening. */
 export type PlaceRecord = {
   generation: number;
   process: { pid: number; started: string; boot: string } | null;
+  /** What its root file system is based on; absent = none. */
+  image?: string;
 };
 
 /** @throws RangeError when `id` could name anything but one folder. */
@@ -37,6 +46,9 @@ export function placeOf(installation_dir: string, id: string): Place {
     directory,
     workspace: join(directory, 'workspace'),
     home: join(directory, 'home'),
+    upper: join(directory, 'upper'),
+    work: join(directory, 'work'),
+    merged: join(directory, 'merged'),
   };
 }
 
@@ -44,13 +56,20 @@ export function placeOf(installation_dir: string, id: string): Place {
 export async function makePlace(place: Place, identity: Identity): Promise<void> {
   await mkdir(place.directory, { recursive: true, mode: 0o700 });
   await own(place.directory, identity, 0o710);
-  for (const writable of [place.workspace, place.home]) {
-    await mkdir(writable, { recursive: true, mode: 0o700 });
-    // An agent that took its own directory's mode away could never be woken, or saved, again.
-    const { mode } = await stat(writable);
-    if ((mode & 0o700) !== 0o700) await chmod(writable, (mode & 0o777) | 0o700);
-    if (identity.kind === 'root') await chown(writable, identity.uid, identity.uid);
-  }
+  for (const writable of [place.workspace, place.home]) await makeWritable(writable, identity, 0o700);
+  if (!isBlock(identity)) return;
+  await makeWritable(place.upper, identity, 0o755);
+  for (const ours of [place.work, place.merged]) await mkdir(ours, { recursive: true, mode: 0o700 });
+}
+
+async function makeWritable(directory: string, identity: Identity, wanted: number): Promise<void> {
+  await mkdir(directory, { recursive: true, mode: wanted });
+  // An agent that took its own directory's mode away could never be woken, or saved, again.
+  const { mode, uid } = await stat(directory);
+  if ((mode & wanted) !== wanted) await chmod(directory, (mode & 0o777) | wanted);
+  if (identity.kind !== 'root') return;
+  const theirs = isBlock(identity) && uid >= identity.uid && uid < identity.uid + BLOCK_UIDS;
+  if (!theirs) await chown(directory, identity.uid, identity.uid);
 }
 
 /**

@@ -101,7 +101,12 @@ export async function forgetDeadNodes(db: Db): Promise<void> {
 /** A node that stops gives up all it held at once. */
 export async function leave(db: Db, node: string): Promise<void> {
   await db.updateTable('stream').set({ lease_node: null }).where('lease_node', '=', node).execute();
-  await db.deleteFrom('node').where('id', '=', node).execute();
+  // Its row stays for a while: it says since when its machine is away.
+  await db
+    .updateTable('node')
+    .set({ alive_until: sql<Date>`clock_timestamp()` })
+    .where('id', '=', node)
+    .execute();
 }
 
 /** On the embedded ground the directory lock proves that this node is alone: whoever held a lease is dead. */

@@ -59,7 +59,11 @@ export async function testRuntime(
     ...{ sealer: master_keys.sealer, master_keys },
     provider: { respond: () => Promise.reject(new Error('no model in this test')) },
     managed_key: 'sk-managed-test',
-    ...{ driver: INERT_DRIVER, drivers: new Map([['process', overrides.driver ?? INERT_DRIVER]]) },
+    ...{
+      driver: INERT_DRIVER,
+      drivers: new Map([['process', overrides.driver ?? INERT_DRIVER]]),
+      images: new Map(),
+    },
     blobs: memoryBlobs(),
     poster,
     settings: SETTINGS,
@@ -160,6 +164,10 @@ function memoryBlobs(): Blobs {
     get: (name, start = 0) => {
       const blob = blobs.get(name);
       return Promise.resolve(blob && bytesOf(blob.subarray(start)));
+    },
+    deleteAll: (prefix) => {
+      for (const name of blobs.keys()) if (name.startsWith(`${prefix}/`)) blobs.delete(name);
+      return Promise.resolve();
     },
     delete: (name) => {
       blobs.delete(name);

@@ -18,7 +18,7 @@ import { ComputerLost } from '../../src/resource/computer/driver.ts';
 import { openChannel } from '../../src/sandbox/channel/channel.ts';
 import { identify } from '../../src/sandbox/leftover.ts';
 import { tryComputer } from '../../src/sandbox/bwrap/probe.ts';
-import { freshId, runScript, until } from '../conformance/computers.ts';
+import { bytesOf, freshId, runScript, until } from '../conformance/computers.ts';
 import { LIMITS } from '../conformance/driver.ts';
 import { makeDriver, makeGround, removeGround } from './grounds.ts';
 
@@ -138,6 +138,37 @@ describe('an archive that an agent made', () => {
     const snapshot = async (): Promise<AsyncIterable<Uint8Array>> => chunksOf(bytes);
     const wanted = request(freshId(), { from_generation: 1, generation: 2, snapshot });
     await expect(driver.wake(wanted)).rejects.toThrow(/more than/);
+  });
+});
+
+describe('paths that are too long to be unpacked', () => {
+  const DEEP = `perl -e 'for (1 .. 600) { mkdir("d" x 10) && chdir("d" x 10) or die } open(my $f, ">", "end")'`;
+
+  test('are not in the snapshot, the rest is, and the log says so', async () => {
+    const [id, copy] = [freshId(), freshId()];
+    const { computer } = await driver.wake(request(id));
+    expect((await runScript(computer, `echo kept > file; ${DEEP}`)).exit_code).toBe(0);
+    const bytes = await bytesOf(await driver.snapshot(id, {}));
+    expect(ground.logged.filter((line) => /path is too long/.test(line))).toHaveLength(1);
+    const snapshot = async (): Promise<AsyncIterable<Uint8Array>> => chunksOf(bytes);
+    const woken = await driver.wake(request(copy, { from_generation: 1, generation: 2, snapshot }));
+    const depth = 'cat file; find . -type d | wc -l';
+    expect((await runScript(woken.computer, depth)).stdout).toMatch(/^kept\n3\d\d\n$/);
+    await driver.destroy(id, null);
+    await driver.destroy(copy, null);
+    expect(existsSync(join(folder, id))).toBe(false);
+  });
+
+  test('are left out of a snapshot of an earlier version too', async () => {
+    const bytes = archiveOf((directory) => {
+      plant(directory);
+      spawnSync('sh', ['-c', DEEP], { cwd: join(directory, 'workspace') });
+    });
+    const snapshot = async (): Promise<AsyncIterable<Uint8Array>> => chunksOf(bytes);
+    const wanted = request(freshId(), { from_generation: 1, generation: 2, snapshot });
+    const { computer } = await driver.wake(wanted);
+    expect((await runScript(computer, 'cat planted')).stdout).toBe('planted\n');
+    await driver.destroy(wanted.id, null);
   });
 });
 

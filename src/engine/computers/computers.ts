@@ -6,6 +6,7 @@ import type { Computer, ComputerLimits, Driver, DriverName, Woken } from '../../
 import {
   decideComputer,
   expectLegal,
+  isOwnBlob,
   type ComputerCommand,
   type ComputerState,
   type ComputerStatus,
@@ -61,7 +62,8 @@ export type Computers = {
   append: (id: string, command: ComputerCommand) => Promise<ComputerState>;
 };
 
-export function createComputers(runtime: Runtime): Computers {
+/** @param stopping aborts when the server stops: nothing is started any more, so that what it ends stays as it was. */
+export function createComputers(runtime: Runtime, stopping?: AbortSignal): Computers {
   const awake = new Map<string, Computer>();
   const serial = oneAtATime();
   const { computer_log: log } = runtime;
@@ -78,6 +80,7 @@ export function createComputers(runtime: Runtime): Computers {
   }
 
   async function start(id: string, { holder, abandoned = false }: StartOptions): Promise<Started> {
+    if (stopping?.aborted) throw new OverwinterError('unavailable', 'the server is stopping');
     const state = await log.state(id);
     const here = liveHandle(state);
     if (here && (holder ?? Infinity) >= state.holder) return { computer: here, state, files: 'running' };
@@ -139,10 +142,12 @@ export function createComputers(runtime: Runtime): Computers {
     await runtime.fail('computer.snapshotted');
     const stopped = await append(id, { type: 'stopped', generation, cause, snapshot });
     await runtime.fail('computer.stopped');
-    const old = state.snapshot;
-    if (snapshot !== null && old !== null && old !== snapshot && isOwn(id, old))
-      await runtime.blobs.delete(old);
-    return { state: stopped, saved: snapshot !== null };
+    const recorded = snapshot !== null && stopped.snapshot === snapshot;
+    // Superseded meanwhile, the log names the old one still, and another may be reading it.
+    const useless = recorded ? state.snapshot : snapshot;
+    if (useless !== null && useless !== stopped.snapshot && isOwnBlob(id, useless))
+      await runtime.blobs.delete(useless);
+    return { state: stopped, saved: recorded };
   }
 
   async function remove(id: string): Promise<ComputerState> {
@@ -153,13 +158,15 @@ export function createComputers(runtime: Runtime): Computers {
     await letGo(id);
     if (state.generation > 0) await driverOf(runtime, state.driver).destroy(id, state.reference);
     await runtime.fail('computer.destroyed');
-    if (state.snapshot !== null && isOwn(id, state.snapshot)) await runtime.blobs.delete(state.snapshot);
+    // Whatever crashes have left of earlier ones goes with the last.
+    await runtime.blobs.deleteAll(`computers/${id}`);
     await runtime.fail('computer.snapshot_removed');
     const { db } = runtime.database;
     await unpublishAll(db, id);
+    await markDeleted(db, id, new Date(Math.round(runtime.now())));
+    await runtime.fail('computer.forgotten');
     const deleted = await append(id, { type: 'deleted' });
     await runtime.fail('computer.deleted');
-    await markDeleted(db, id, new Date(deleted.last_ts));
     return deleted;
   }
 
@@ -253,11 +260,6 @@ async function saveFiles(runtime: Runtime, state: ComputerState): Promise<string
     runtime.logger.error({ err: error, computer: id }, 'a computer could not be saved');
     return null;
   }
-}
-
-/** Whether the blob is the computer's own, and not a snapshot that it was made from. */
-function isOwn(id: string, blob: string): boolean {
-  return blob.startsWith(`computers/${id}/`);
 }
 
 /** @throws OverwinterError `unavailable` */

@@ -9,7 +9,7 @@ export type CommandRequest = {
   script: string;
   timeout_ms: number;
   /** Who asked, as the history shows it. */
-  source: 'api' | 'agent' | 'files';
+  source: 'api';
   cwd?: string;
   stdin?: AsyncIterable<Uint8Array> | Uint8Array;
   signal?: AbortSignal;
@@ -32,6 +32,7 @@ export type RunningCommand = {
   /** What it writes, as it comes; must be drained. Each stream ends at the bound. */
   output: AsyncIterable<OutputChunk>;
   end: Promise<CommandEnd>;
+  said: Said;
 };
 
 export const HOME = '/home/agent';
@@ -58,37 +59,42 @@ export async function runCommand(
     ...(signal && { signal }),
     ...(stdin && { stdin }),
   });
-  const bytes = { stdout: 0, stderr: 0 };
+  const said: Said = { stdout: 0, stderr: 0, truncated: false };
   const bytes_max = request.output_bytes_max ?? runtime.settings.computers.exec_output_bytes_max;
-  const output = bounded(execution, bytes, bytes_max);
-  const end = execution.exit.then((exit) => {
-    const ended_at = new Date(Math.round(runtime.now()));
-    const ended = endOf(exit, ended_at.getTime() - started_at.getTime());
-    const { exit_code, error_type } = ended;
-    const said = { stdout_bytes: bytes.stdout, stderr_bytes: bytes.stderr };
-    noteEnd({ ended_at, status: statusOf(ended), exit_code, error_type, ...said });
-    return ended;
-  });
-  end.catch(() => undefined);
-  return { id, started_at, output, end };
+  const drained = Promise.withResolvers<void>();
+  const output = bounded(execution, said, bytes_max, drained.resolve);
+  const end = execution.exit.then((exit) => endOf(exit, Math.round(runtime.now()) - started_at.getTime()));
+  // The rest of the output may come after the exit.
+  Promise.all([end.catch(() => FAILED), drained.promise]).then(
+    ([{ exit_code, error_type, duration_ms }]) =>
+      noteEnd({
+        ...{ exit_code, error_type, status: statusOf(exit_code, error_type) },
+        ended_at: new Date(started_at.getTime() + duration_ms),
+        ...{ stdout_bytes: said.stdout, stderr_bytes: said.stderr },
+      }),
+    () => undefined,
+  );
+  return { id, started_at, output, end, said };
 }
+
+/** What a command has said so far; `truncated`: some of it was dropped. */
+type Said = { stdout: number; stderr: number; truncated: boolean };
+
+/** Of a command that could not be run. */
+const FAILED: CommandEnd = { exit_code: 137, timed_out: false, error_type: 'internal', duration_ms: 0 };
 
 export type CommandResult = CommandEnd & { id: string; stdout: string; stderr: string; truncated: boolean };
 
 /** The command's whole output as text; bytes that are no UTF-8 are replaced. */
-export async function collect(command: RunningCommand, bytes_max: number): Promise<CommandResult> {
+export async function collect(command: RunningCommand): Promise<CommandResult> {
   const text = { stdout: '', stderr: '' };
   const decoders = { stdout: decoder(), stderr: decoder() };
-  const bytes = { stdout: 0, stderr: 0 };
-  for await (const { stream, data } of command.output) {
+  for await (const { stream, data } of command.output)
     text[stream] += decoders[stream].decode(data, { stream: true });
-    bytes[stream] += data.length;
-  }
   const end = await command.end;
-  const truncated = bytes.stdout >= bytes_max || bytes.stderr >= bytes_max;
   const stdout = text.stdout + decoders.stdout.decode();
   const stderr = text.stderr + decoders.stderr.decode();
-  return { ...end, id: command.id, stdout, stderr, truncated };
+  return { ...end, id: command.id, stdout, stderr, truncated: command.said.truncated };
 }
 
 /** A mark at the beginning of the output is a part of it. */
@@ -99,13 +105,19 @@ function decoder() {
 /** What is over the bound is read, counted and dropped: the command does not stand still for it. */
 async function* bounded(
   { output }: Execution,
-  bytes: Record<OutputChunk['stream'], number>,
+  said: Said,
   bytes_max: number,
+  drained: () => void,
 ): AsyncGenerator<OutputChunk> {
-  for await (const { stream, data } of output) {
-    const left = Math.max(0, bytes_max - bytes[stream]);
-    bytes[stream] += data.length;
-    if (left > 0) yield { stream, data: data.subarray(0, left) };
+  try {
+    for await (const { stream, data } of output) {
+      const left = Math.max(0, bytes_max - said[stream]);
+      said[stream] += data.length;
+      said.truncated ||= data.length > left;
+      if (left > 0) yield { stream, data: data.subarray(0, left) };
+    }
+  } finally {
+    drained();
   }
 }
 
@@ -126,7 +138,7 @@ function endOf(exit: Exit, duration_ms: number): CommandEnd {
   }
 }
 
-function statusOf({ error_type, exit_code }: CommandEnd): CommandStatus {
+function statusOf(exit_code: number, error_type: string | null): CommandStatus {
   if (error_type === 'timeout') return 'timed_out';
   if (error_type === 'computer_lost') return 'lost';
   return exit_code === 0 ? 'completed' : 'failed';

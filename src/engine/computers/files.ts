@@ -26,6 +26,8 @@ export const LIST_ENTRIES_MAX = 10_000;
 /** Exit codes of the scripts below. */
 const MISSING = 44;
 const WRONG_KIND = 45;
+/** Of tar: complete, though a file changed while it was read. */
+const CHANGED = 1;
 const EXISTS = `[ -e "$FILE" ] || exit ${MISSING}`;
 
 /** Ends an upload that came whole; without it what was written is thrown away. */
@@ -107,7 +109,7 @@ export async function readArchive(
   path: string,
   signal: AbortSignal,
 ): Promise<AsyncIterable<Uint8Array>> {
-  const script = `${EXISTS}; if [ -d "$FILE" ]; then exec tar -C "$FILE" -cf - .; else exec tar -C "$(dirname -- "$FILE")" -cf - -- "$(basename -- "$FILE")"; fi`;
+  const script = `${EXISTS}; if [ -d "$FILE" ]; then tar -C "$FILE" -cf - .; else tar -C "$(dirname -- "$FILE")" -cf - -- "$(basename -- "$FILE")"; fi; [ $? -le ${CHANGED} ]`;
   return await stream(computer, path, script, signal);
 }
 

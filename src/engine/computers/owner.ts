@@ -10,7 +10,7 @@ import {
   type Template,
 } from '../../resource/computer/spec.ts';
 import { OverwinterError } from '../../resource/error.ts';
-import { findComputer } from '../../store/computer/computers.ts';
+import { findComputer, findCreatedComputer } from '../../store/computer/computers.ts';
 import { getSnapshot } from '../../store/computer/snapshots.ts';
 import type { Runtime } from '../runtime.ts';
 import type { Computers } from './computers.ts';
@@ -42,12 +42,15 @@ export async function createComputer(
   request: CreateComputer,
 ): Promise<ComputerState> {
   const { idempotency_key, ...wanted } = request;
-  const driver = driverFor(runtime, wanted.driver);
-  const snapshot = await snapshotOf(runtime, org, wanted.snapshot_id);
   const create_key =
     idempotency_key === undefined ? null : { key: idempotency_key, body_sha256: digestOf(wanted) };
+  // A repetition is one whatever has become of what the first had named.
+  const earlier = create_key && (await findCreatedComputer(runtime.database.db, org, create_key));
+  if (earlier) return await getComputer(runtime, org, earlier);
+  const driver = driverFor(runtime, wanted.driver);
+  const snapshot = await snapshotOf(runtime, org, wanted.snapshot_id);
   const made = await makeComputer(runtime, org, {
-    spec: specOf(runtime, wanted, snapshot?.spec),
+    spec: specOf(runtime, driver, wanted, snapshot?.spec),
     driver,
     create_key,
     from_snapshot: snapshot?.blob ?? null,
@@ -116,7 +119,12 @@ async function snapshotOf(runtime: Runtime, org: string, id: string | undefined)
 }
 
 /** What was asked for, else what the snapshot's computer had, else the template's. */
-function specOf(runtime: Runtime, wanted: CreateComputer, earlier: ComputerSpec | undefined): ComputerSpec {
+function specOf(
+  runtime: Runtime,
+  driver: DriverName,
+  wanted: CreateComputer,
+  earlier: ComputerSpec | undefined,
+): ComputerSpec {
   const template = templateOf(wanted);
   const image = wanted.image ?? earlier?.image ?? DEFAULT_IMAGE;
   return {
@@ -124,7 +132,7 @@ function specOf(runtime: Runtime, wanted: CreateComputer, earlier: ComputerSpec 
     ram_mb: wanted.ram_mb ?? earlier?.ram_mb ?? template.ram_mb,
     disk_size_mb: wanted.disk_size_mb ?? earlier?.disk_size_mb ?? template.disk_size_mb,
     processes_max: runtime.settings.computers.processes_max,
-    ...{ image, base_image: baseImage(image) },
+    ...{ image, base_image: baseImage(runtime, driver, image) },
     ...{ template_id: template.id, template_version: template.version },
     network_policy: wanted.network_policy ?? earlier?.network_policy ?? { mode: 'open' },
   };
@@ -142,9 +150,12 @@ function templateOf({ template_id, template_version, image }: CreateComputer): T
 }
 
 /** @throws OverwinterError `invalid` for an image that is not installed. */
-function baseImage(image: string): string | null {
+function baseImage({ images }: Runtime, driver: DriverName, image: string): string | null {
   if (image === DEFAULT_IMAGE || TEMPLATES.some(({ id }) => id === image)) return null;
-  throw new OverwinterError('invalid', `unknown image; there is: ${DEFAULT_IMAGE}`, 'image');
+  const installed = images.get(driver) ?? [];
+  if (installed.includes(image)) return image;
+  const known = [DEFAULT_IMAGE, ...installed].join(', ');
+  throw new OverwinterError('invalid', `unknown image; there is: ${known}`, 'image');
 }
 
 function digestOf(wanted: object): Buffer {

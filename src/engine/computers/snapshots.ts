@@ -71,17 +71,27 @@ export async function forkComputer(
   const { spec, driver, name } = source;
   if (!spec) throw new Error(`computer ${source.id} has no specification`);
   const snapshot = await takeSnapshot(runtime, computers, org, source, null);
+  const making = { spec, driver, from_snapshot: snapshot.blob, named_after: name };
   const copies: ComputerState[] = [];
   let left = count;
   const work = async (): Promise<void> => {
     while (left > 0) {
       left -= 1;
-      const making = { spec, driver, from_snapshot: snapshot.blob, named_after: name };
       const made = await makeComputer(runtime, org, making);
-      if (made) copies.push(await startFresh(runtime, computers, made.id));
+      if (!made) throw new OverwinterError('contended', 'a copy could not be made; try again');
+      copies.push(await startFresh(runtime, computers, made.id));
     }
   };
-  await Promise.all(Array.from({ length: AT_ONCE }, work));
+  const one = (): Promise<void> =>
+    work().catch((error: unknown) => {
+      left = 0;
+      throw error;
+    });
+  const done = await Promise.allSettled(Array.from({ length: AT_ONCE }, one));
+  // Each has its own by now; one that failed cannot be helped by it.
+  await removeSnapshot(runtime, org, snapshot.id);
+  const failed = done.find((each) => each.status === 'rejected');
+  if (failed) throw failed.reason as Error;
   return copies.toSorted((a, b) => (a.id < b.id ? -1 : 1));
 }
 

@@ -33,14 +33,18 @@ export async function exchange(
   outgoing.once('close', cut);
   const asked = ask(connection, incoming, options.proto);
   let is_answered = false;
-  const timer = setTimeout(() => late(asked, outgoing), options.first_byte_ms);
-  incoming.once('end', () => timer.refresh());
+  let timer: NodeJS.Timeout | undefined;
+  // The program may answer once it has all of the request, however long that takes to come.
+  incoming.once('end', () => {
+    if (!is_answered) timer = setTimeout(() => late(asked, outgoing), options.first_byte_ms);
+  });
   asked.on('response', (response) => {
     is_answered = true;
     clearTimeout(timer);
     passBack(response, outgoing, connection);
   });
   asked.on('upgrade', (response, stream, head) => {
+    is_answered = true;
     clearTimeout(timer);
     outgoing.off('close', cut);
     join(response, stream, head, takeSocket(incoming, outgoing));

@@ -70,7 +70,7 @@ export function mountExec(api: Api, ground: Ground): void {
       const asked = { ...context.req.valid('json'), ...context.req.valid('query') };
       const { computer_id } = context.req.valid('param');
       const { command, leave } = await begin(context, ground, computer_id, { ...asked, bytes_max });
-      const result = collect(command, bytes_max).finally(leave);
+      const result = collect(command).finally(leave);
       const early = await within(result, streams.keepalive_ms);
       if (early) return context.json(renderResult(early), 200);
       const whole = result.then((late) => JSON.stringify(renderResult(late)));
@@ -122,6 +122,7 @@ async function begin(context: ExecContext, ground: Ground, name: string, asked: 
   const { outgoing } = context.env;
   const hungUp = (): void => gone.abort();
   outgoing.once('close', hungUp);
+  if (outgoing.destroyed) hungUp();
   const unwatch = streams.revocations.watch(caller.id, () => outgoing.destroy());
   const leave = (): void => {
     outgoing.off('close', hungUp);

@@ -86,7 +86,8 @@ function mountReads(api: Api, ground: Ground): void {
       const { path } = context.req.valid('query');
       const computer = await running(context, ground, context.req.valid('param').computer_id);
       const { size, type } = await statFile(computer, path);
-      const length = type === 'file' ? { 'content-length': String(size) } : {};
+      // Files of the kernel say that they are empty.
+      const length = type === 'file' && size > 0 ? { 'content-length': String(size) } : {};
       await download(context, ground, { 'content-type': OCTETS, ...length }, (signal) =>
         readFile(computer, path, signal),
       );
@@ -131,7 +132,7 @@ function mountWrites(api: Api, ground: Ground): void {
     async (context) => {
       const { path, mode } = context.req.valid('query');
       const computer = await running(context, ground, context.req.valid('param').computer_id);
-      await upload(context, (bytes, signal) => writeFile(computer, path, bytes, { mode, signal }));
+      await upload(context, ground, (bytes, signal) => writeFile(computer, path, bytes, { mode, signal }));
       return context.json(render(await statFile(computer, path), path), 200);
     },
   );
@@ -202,7 +203,7 @@ function mountArchives(api: Api, ground: Ground): void {
     async (context) => {
       const { path } = context.req.valid('query');
       const computer = await running(context, ground, context.req.valid('param').computer_id);
-      await upload(context, (bytes, signal) => writeArchive(computer, path, bytes, signal));
+      await upload(context, ground, (bytes, signal) => writeArchive(computer, path, bytes, signal));
       return context.json(render(await statFile(computer, path), path), 200);
     },
   );

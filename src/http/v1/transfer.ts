@@ -25,6 +25,7 @@ export async function download(
   const leave = streams.enter(caller);
   const gone = new AbortController();
   outgoing.once('close', () => gone.abort());
+  if (outgoing.destroyed) gone.abort();
   const unwatch = streams.revocations.watch(caller.id, () => outgoing.destroy());
   const done = (): void => {
     unwatch();
@@ -32,6 +33,8 @@ export async function download(
   };
   try {
     const bytes = await read(gone.signal);
+    // A file that grows or shrinks meanwhile would run over into the next answer, or borrow from it.
+    outgoing.strictContentLength = true;
     outgoing.writeHead(200, {
       ...corsHeaders(context.req.header('origin')),
       ...{ 'x-request-id': context.var.request_id, ...headers },
@@ -48,15 +51,22 @@ export async function download(
 /** Hands on the request's body. What is left of it when the work ends early is not read: the connection ends with the answer. */
 export async function upload(
   context: Context<Env & { Variables: { caller: Caller } }>,
+  { streams }: Pick<Ground, 'streams'>,
   work: (bytes: AsyncIterable<Uint8Array>, signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
   const { incoming, outgoing } = context.env;
+  const caller = context.get('caller');
+  const leave = streams.enter(caller);
   const gone = new AbortController();
   const hungUp = (): void => gone.abort();
   outgoing.once('close', hungUp);
+  if (outgoing.destroyed) hungUp();
+  const unwatch = streams.revocations.watch(caller.id, () => outgoing.destroy());
   try {
     await work(incoming, gone.signal);
   } finally {
+    unwatch();
+    leave();
     outgoing.off('close', hungUp);
     if (!incoming.readableEnded) context.header('connection', 'close');
   }

@@ -15,7 +15,7 @@ export type ComputerStatus = (typeof COMPUTER_STATUSES)[number];
 
 /** From a state to those that may follow it. */
 export const TRANSITIONS: Record<ComputerStatus, readonly ComputerStatus[]> = {
-  creating: ['running', 'stopped', 'error', 'deleting'],
+  creating: ['running', 'stopped', 'restorable', 'lost', 'error', 'deleting'],
   running: [
     'running',
     'starting',
@@ -30,7 +30,7 @@ export const TRANSITIONS: Record<ComputerStatus, readonly ComputerStatus[]> = {
   stopping: ['stopped', 'starting', 'restoring', 'restorable', 'lost', 'deleting', 'error'],
   stopped: ['starting', 'restoring', 'restorable', 'lost', 'deleting'],
   starting: ['running', 'starting', 'restoring', 'stopped', 'restorable', 'lost', 'error', 'deleting'],
-  restoring: ['running', 'restoring', 'starting', 'stopped', 'restorable', 'error', 'deleting'],
+  restoring: ['running', 'restoring', 'starting', 'stopped', 'restorable', 'lost', 'error', 'deleting'],
   restorable: ['restoring', 'starting', 'stopped', 'deleting'],
   error: ['starting', 'restoring', 'deleting'],
   lost: ['stopped', 'deleting'],
@@ -135,7 +135,9 @@ function effect(state: ComputerState, event: ComputerEvent): ComputerState {
     }
     case 'computer.started': {
       const { generation, reference } = event.body;
-      return { ...state, status: 'running', files_generation: generation, reference };
+      // What it was made from is behind it: its files are its own from now on.
+      const snapshot = isOwnBlob(state.id, state.snapshot) ? state.snapshot : null;
+      return { ...state, status: 'running', files_generation: generation, reference, snapshot };
     }
     case 'computer.stopping':
       return { ...state, status: 'stopping' };
@@ -154,6 +156,11 @@ function effect(state: ComputerState, event: ComputerEvent): ComputerState {
     default:
       return event satisfies never;
   }
+}
+
+/** Whether the blob is the computer's own, and not a snapshot that it was made from. */
+export function isOwnBlob(id: string, blob: string | null): boolean {
+  return blob?.startsWith(`computers/${id}/`) === true;
 }
 
 /** A first start is part of the creation; one on another machine brings back what was saved. */

@@ -1,26 +1,22 @@
 /**
  * A computer's files as one compressed stream, and back: `tar` through zstd.
- * Invariant: tar runs as the computer's own uid in a sandbox where nothing else exists, so a link that an agent planted
- * leads nowhere, and no archive can write outside.
+ * Invariant: what was archived can be unpacked again: what no path can name is left out, with a warning.
  */
 
 import type { ChildProcess } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { constants, createZstdCompress, createZstdDecompress } from 'node:zlib';
-import { spawnSandbox } from './launch.ts';
+import { isBlock } from './launch.ts';
 import type { Identity } from './launch.ts';
 import type { Place } from '../place.ts';
 import { collect, succeeded, unlessReaderClosed } from '../run.ts';
-import type { Bind, Fixtures } from './view.ts';
+import { startTool } from './tool.ts';
+import type { Fixtures } from './view.ts';
 
 const COMPRESSION_LEVEL = 3;
 const ARCHIVE_MS_MAX = 1_800_000;
 const MEASURE_MS_MAX = 60_000;
-/** tar remembers hard links; an archive of nothing else must not take the host's memory. */
-const TOOL_DATA_BYTES = 1_073_741_824;
-const TOOL_FILE_BYTES = 2 ** 50;
-const SCRATCH_BYTES = 1_048_576;
 /** What an entry costs beyond its content, so that empty files cannot fill the host's inodes. */
 const ENTRY_BYTES = 1024;
 /** Headers make an archive larger than the files. */
@@ -29,35 +25,38 @@ const ARCHIVE_SLACK_BYTES = 67_108_864;
 
 export type Confined = { place: Place; identity: Identity; fixtures: Fixtures };
 
-const WRITE = [
-  'tar',
-  '--create',
-  '--sparse',
-  '--numeric-owner',
-  '--ignore-failed-read',
-  '--file=-',
-  'workspace',
-  'home',
-];
+/** tar unpacks by whole paths, which the kernel takes up to 4,095 bytes; it reads deeper ones. */
+const PATH_BYTES_MAX = 4000;
+const TOO_DEEP = `${'?'.repeat(PATH_BYTES_MAX)}*`;
+const TOO_DEEP_SAID = 'too deep to be unpacked';
+const COMPLAINT_CHARS_MAX = 400;
+
+/** Attributes of an overlay's upper layer say what is deleted. */
+const OF_BLOCK = ['--xattrs', "--xattrs-include='*'"];
+const WRITE = ['tar', '--create', '--sparse', '--numeric-owner', '--ignore-failed-read', '--file=-'];
+/** Says whether anything is too deep, while tar works on the same directories. */
+const SAYING = `find "$@" -path "$0" -printf '${TOO_DEEP_SAID}' -quit </dev/null >&2 2>/dev/null`;
 /** tar's exit code when files changed or went while it read: no failure where the computer may be awake. */
 const CHANGED_CODE = 1;
-const READ = [
-  'tar',
-  '--extract',
-  '--preserve-permissions',
-  '--no-same-owner',
-  '--delay-directory-restore',
-  '--file=-',
-];
+const READ = ['tar', '--extract', '--preserve-permissions', '--delay-directory-restore', '--file=-'];
 /** Files that vanish while they are counted are no failure. */
-const MEASURE =
-  'du -scxB1 workspace home 2>/dev/null | tail -n 1; du -scx --inodes workspace home 2>/dev/null | tail -n 1';
+const MEASURE = 'du -scxB1 "$@" 2>/dev/null | tail -n 1; du -scx --inodes "$@" 2>/dev/null | tail -n 1';
 
-/** The archive, made as it is read; reading it rejects when tar fails. `awake`: its files may change under it. */
-export async function* archive(confined: Confined, awake: boolean): AsyncGenerator<Uint8Array, void> {
-  const child = tool(confined, WRITE, false);
+/** `awake`: its files may change under it. `leftOut` is told once if anything is too deep. */
+export type Archiving = { awake: boolean; leftOut: () => void };
+
+/** The archive, made as it is read; reading it rejects when tar fails. */
+export async function* archive(
+  confined: Confined,
+  { awake, leftOut }: Archiving,
+): AsyncGenerator<Uint8Array, void> {
+  const names = directories(confined).map(({ name }) => name);
+  const tar = [...WRITE, ...attributes(confined), '--anchored', '--exclude="$0"', '"$@"'].join(' ');
+  const script = `${SAYING} & ${tar}; code=$?; wait; exit $code`;
+  const child = await tool(confined, ['/bin/sh', '-c', script, TOO_DEEP, ...names], false);
   child.stdin?.end();
-  const ended = succeeded(child, collect(child, 'stderr'), ARCHIVE_MS_MAX, awake ? [0, CHANGED_CODE] : [0]);
+  const said = collect(child, 'stderr');
+  const ended = succeeded(child, shortened(said), ARCHIVE_MS_MAX, awake ? [0, CHANGED_CODE] : [0]);
   ended.catch(() => {});
   const compress = createZstdCompress({ params: { [constants.ZSTD_c_compressionLevel]: COMPRESSION_LEVEL } });
   const copied = pipeline(child.stdout as Readable, compress);
@@ -65,6 +64,7 @@ export async function* archive(confined: Confined, awake: boolean): AsyncGenerat
   try {
     for await (const chunk of compress) yield chunk as Uint8Array;
     await Promise.all([copied, ended]);
+    if (said().includes(TOO_DEEP_SAID)) leftOut();
   } finally {
     child.kill('SIGKILL');
   }
@@ -76,8 +76,11 @@ export async function unarchive(
   content: AsyncIterable<Uint8Array>,
   disk_bytes: number,
 ): Promise<void> {
-  const child = tool(confined, READ, true);
-  const ended = succeeded(child, collect(child, 'stderr'), ARCHIVE_MS_MAX);
+  const owner = isBlock(confined.identity) ? ['--same-owner', '--numeric-owner'] : ['--no-same-owner'];
+  // An archive of an earlier version may hold what is too deep.
+  const tar = [...READ, ...owner, ...attributes(confined), '--anchored', '--exclude="$0"'].join(' ');
+  const child = await tool(confined, ['/bin/sh', '-c', `exec ${tar}`, TOO_DEEP], true);
+  const ended = succeeded(child, shortened(collect(child, 'stderr')), ARCHIVE_MS_MAX);
   ended.catch(() => {});
   const bound = bounded(disk_bytes * ARCHIVE_SLACK + ARCHIVE_SLACK_BYTES);
   try {
@@ -90,33 +93,44 @@ export async function unarchive(
 
 /** The bytes on disk of everything the computer has written, modes and planted links notwithstanding. */
 export async function measure(confined: Confined): Promise<number> {
-  const child = tool(confined, ['/bin/sh', '-c', MEASURE], false);
+  const names = directories(confined).map(({ name }) => name);
+  const child = await tool(confined, ['/bin/sh', '-c', MEASURE, 'sh', ...names], false);
   const output = collect(child, 'stdout');
   child.stdin?.end();
-  await succeeded(child, collect(child, 'stderr'), MEASURE_MS_MAX);
+  await succeeded(child, shortened(collect(child, 'stderr')), MEASURE_MS_MAX);
   const [bytes = 0, entries = 0] = output()
     .split('\n')
     .map((line) => Number.parseInt(line, 10));
   return bytes + entries * ENTRY_BYTES;
 }
 
-function tool({ place, identity, fixtures }: Confined, command: string[], writable: boolean): ChildProcess {
-  const binds: Bind[] = [
-    { from: place.workspace, to: '/computer/workspace', writable },
-    { from: place.home, to: '/computer/home', writable },
+function tool(confined: Confined, command: string[], writable: boolean): Promise<ChildProcess> {
+  const { identity, fixtures } = confined;
+  const binds = directories(confined).map(({ name, from }) => ({ from, to: `/computer/${name}`, writable }));
+  return startTool({ identity, fixtures, binds, command });
+}
+
+/** What the computer can write. */
+function directories({ place, identity }: Confined): { name: string; from: string }[] {
+  const always = [
+    { name: 'workspace', from: place.workspace },
+    { name: 'home', from: place.home },
   ];
-  const child = spawnSandbox({
-    identity,
-    command,
-    cgroup_files: [],
-    limits: { file_bytes: TOOL_FILE_BYTES, data_bytes: TOOL_DATA_BYTES },
-    view: {
-      ...{ fixtures, binds, cwd: '/computer', environment: {} },
-      ...{ scratch_bytes: SCRATCH_BYTES, override_modes: true },
-    },
-  });
-  child.stdin?.on('error', () => {});
-  return child;
+  return isBlock(identity) ? [...always, { name: 'upper', from: place.upper }] : always;
+}
+
+function attributes({ identity }: Confined): string[] {
+  return isBlock(identity) ? OF_BLOCK : [];
+}
+
+/** A name that tar complains of may itself have 4,000 bytes. */
+function shortened(complaint: () => string): () => string {
+  return () => {
+    const text = complaint().trim();
+    if (text.length <= COMPLAINT_CHARS_MAX) return text;
+    const half = COMPLAINT_CHARS_MAX / 2;
+    return `${text.slice(0, half)} … ${text.slice(-half)}`;
+  };
 }
 
 function bounded(bytes_max: number): (source: AsyncIterable<Uint8Array>) => AsyncGenerator<Uint8Array, void> {

@@ -14,16 +14,18 @@ import type { Channel } from '../channel/channel.ts';
 import { watchDisk } from './disk.ts';
 import { launch } from './launch.ts';
 import type { Identity, Launch, Launched } from './launch.ts';
+import { ROOT_CAPABILITIES } from './root.ts';
+import type { Root } from './root.ts';
 import { endProcess } from '../leftover.ts';
 import { loopScript } from '../channel/loop.ts';
 import { writeRelay } from '../channel/relay.ts';
 import { processesLike, uptimeOf, usageOf } from '../members.ts';
 import { makeControl, removeControl, writeRecord } from '../place.ts';
 import type { Place } from '../place.ts';
-import { OUTWARD_ENVIRONMENT, outwardCommand, serveOutward } from './outward.ts';
-import type { Outward } from './outward.ts';
+import { OUTWARD_ENVIRONMENT, outwardCommand, serveOutward } from '../channel/outward.ts';
+import type { Outward } from '../channel/outward.ts';
 import { stillness } from './stillness.ts';
-import type { Fixtures, View } from './view.ts';
+import type { Fixtures } from './view.ts';
 
 const CONTROL_INSIDE = '/run/computer';
 const READY_MS_MAX = 15_000;
@@ -50,6 +52,8 @@ export type Awakening = {
   generation: number;
   limits: ComputerLimits;
   network: NetworkPolicy;
+  /** A root file system of the computer's own; null = the host's `/usr`. */
+  root: Root | null;
 };
 
 export type Awake = {
@@ -95,7 +99,7 @@ async function openOutward(
 }
 
 function launchOf(ground: Ground, awakening: Awakening, means: Means, cgroup_files: string[]): Launch {
-  const { identity, limits } = awakening;
+  const { identity, limits, root } = awakening;
   const bounded = ground.cgroups !== null;
   const loop = loopScript({
     directory: CONTROL_INSIDE,
@@ -105,6 +109,7 @@ function launchOf(ground: Ground, awakening: Awakening, means: Means, cgroup_fil
   return {
     identity,
     cgroup_files,
+    overlay: root?.overlay ?? null,
     limits: { file_bytes: limits.disk_bytes, data_bytes: bounded ? null : limits.memory_bytes },
     command: ['/bin/sh', '-c', loop],
     view: viewOf(ground, awakening, means),
@@ -113,19 +118,22 @@ function launchOf(ground: Ground, awakening: Awakening, means: Means, cgroup_fil
 
 function viewOf(
   { fixtures }: Ground,
-  { place, limits }: Awakening,
+  { place, limits, root }: Awakening,
   { control, outward }: Means,
-): Omit<View, 'seccomp_fd' | 'info_fd'> {
+): Launch['view'] {
+  const apt = outward === null ? null : (root?.apt_proxy ?? null);
   return {
     fixtures,
+    root: root === null ? null : place.merged,
     cwd: '/workspace',
     environment: outward === null ? {} : OUTWARD_ENVIRONMENT,
     scratch_bytes: Math.min(SCRATCH_BYTES_MAX, Math.floor(limits.memory_bytes / 4)),
-    override_modes: false,
+    capabilities: root === null ? [] : ROOT_CAPABILITIES,
     binds: [
       { from: place.workspace, to: '/workspace', writable: true },
       { from: place.home, to: '/home/agent', writable: true },
       { from: control, to: CONTROL_INSIDE, writable: false },
+      ...(apt === null ? [] : [{ from: fixtures.apt_proxy_path, to: apt, writable: false }]),
     ],
   };
 }
@@ -151,7 +159,8 @@ async function attach(attachment: Attachment): Promise<Awake> {
     translate: (text) => text,
     fail: ground.fail,
   });
-  await writeRecord(place, { generation, process });
+  const image = awakening.root === null ? {} : { image: awakening.root.image };
+  await writeRecord(place, { generation, process, ...image });
   await ground.fail('sandbox.recorded');
   await untilReady(channel, launched, kill);
   const alive = (): boolean => !ending && child.exitCode === null && child.signalCode === null;

@@ -46,14 +46,15 @@ export async function watchDisk(watch: DiskWatch): Promise<void> {
   }
 }
 
-/** Files that have lost their name and are held open: `du` does not see them, the disk does. */
+/** Files that have lost their name and are held open: `du` does not see them, the disk does. An overlay is a device of its own. */
 async function unlinkedBytes({ pid, workspace }: DiskWatch): Promise<number> {
-  const { dev } = await stat(workspace);
+  const root = await stat(`/proc/${pid}/root`).catch(() => null);
+  const devices = [(await stat(workspace)).dev, root?.dev];
   const found = new Map<number, number>();
   for (const member of await processesLike(pid)) {
     for (const name of await readdir(`/proc/${member}/fd`).catch(() => [])) {
       const file = await stat(`/proc/${member}/fd/${name}`).catch(() => null);
-      if (file?.isFile() && file.nlink === 0 && file.dev === dev)
+      if (file?.isFile() && file.nlink === 0 && devices.includes(file.dev))
         found.set(file.ino, file.blocks * BLOCK_BYTES);
     }
   }

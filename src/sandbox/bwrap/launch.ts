@@ -10,11 +10,25 @@ import { ComputerLost } from '../../resource/computer/driver.ts';
 import { identify } from '../leftover.ts';
 import type { ProcessIdentity } from '../leftover.ts';
 import { collect, start } from '../run.ts';
+import { openBlock } from './block.ts';
 import { viewArguments } from './view.ts';
 import type { View } from './view.ts';
 
-/** `root`: a host uid of the computer's own. `user`: the server's own user, in a namespace of its own. */
-export type Identity = { kind: 'root'; uid: number } | { kind: 'user' };
+/**
+ * `root`: a host uid of the computer's own, or with `block` the first of the uids that every computer with a root user
+ * inside has. `user`: the server's own user, in a namespace of its own.
+ */
+export type Identity = { kind: 'root'; uid: number; block?: true } | { kind: 'user' };
+
+type BlockIdentity = Extract<Identity, { kind: 'root' }> & { block: true };
+
+/** Whether the computer has a root user inside. */
+export function isBlock(identity: Identity): identity is BlockIdentity {
+  return identity.kind === 'root' && identity.block === true;
+}
+
+/** A root file system of two layers; the names are relative to `directory`, as the kernel bounds the options' length. */
+export type Overlay = { directory: string; options: string; merged: string };
 
 type ResourceLimits = {
   file_bytes: number;
@@ -24,7 +38,9 @@ type ResourceLimits = {
 
 export type Launch = {
   identity: Identity;
-  view: Omit<View, 'seccomp_fd' | 'info_fd'>;
+  view: Omit<View, 'seccomp_fd' | 'info_fd' | 'userns_fd'>;
+  /** Mounted where only this sandbox sees it, so that it is gone with the last process, whoever dies first. */
+  overlay: Overlay | null;
   /** The `cgroup.procs` or `tasks` files to join before anything else. */
   cgroup_files: string[];
   limits: ResourceLimits;
@@ -49,27 +65,41 @@ const OPEN_FILES_MAX = 4096;
 const ARGUMENTS_FD = 3;
 const SECCOMP_FD = 4;
 const INFO_FD = 5;
+const USERNS_FD = 6;
 
 /** Descriptors above are not ours to hand in. */
-const LAST_FD = INFO_FD;
+const LAST_FD = USERNS_FD;
 
 /** Joins every group named before `--`, then becomes the rest: moved later, its children would stay outside. */
 const JOIN = 'while [ "$1" != -- ]; do echo $$ >"$1" || exit 125; shift; done; shift; exec "$@"';
 
+/** Bubblewrap closes every descriptor that it was given but this one. */
+const WITHOUT_USERNS = `exec "$@" ${USERNS_FD}<&-`;
+
+/** Mounts, then becomes the rest. */
+const MOUNT = 'cd "$1" && mount -t overlay overlay -o "$2" "$3" || exit 125; cd /; shift 3; exec "$@"';
+
 /** Spawns the sandbox without waiting for it; its stdin, stdout and stderr are pipes. */
-export function spawnSandbox(launch: Launch): ChildProcess {
-  const { view } = launch;
+export async function spawnSandbox(launch: Launch): Promise<ChildProcess> {
+  const { view, identity } = launch;
+  const block = isBlock(identity) ? await openBlock(identity.uid) : null;
   const seccomp = openSync(view.fixtures.seccomp_path, 'r');
   try {
-    const child = start(hostCommand(launch), ['pipe', 'pipe', 'pipe', 'pipe', seccomp, 'pipe']);
-    const options = viewArguments({ ...view, seccomp_fd: SECCOMP_FD, info_fd: INFO_FD });
+    const userns = block === null ? [] : [block.fd];
+    const child = start(hostCommand(launch), ['pipe', 'pipe', 'pipe', 'pipe', seccomp, 'pipe', ...userns]);
+    const descriptors = { seccomp_fd: SECCOMP_FD, info_fd: INFO_FD, userns_fd: block && USERNS_FD };
     const channel = pipeAt(child, ARGUMENTS_FD) as Writable;
     channel.on('error', () => {});
-    channel.end(options.map((option) => `${option}\0`).join(''));
+    channel.end(
+      viewArguments({ ...view, ...descriptors })
+        .map((option) => `${option}\0`)
+        .join(''),
+    );
     pipeAt(child, INFO_FD).on('error', () => {});
     return child;
   } finally {
     closeSync(seccomp);
+    block?.close();
   }
 }
 
@@ -84,7 +114,7 @@ export function inheritedDescriptors(): number[] {
 
 /** Spawns and waits until the sandbox has a pid 1. Rejects with `ComputerLost` and what bubblewrap said. */
 export async function launch(request: Launch): Promise<Launched> {
-  const child = spawnSandbox(request);
+  const child = await spawnSandbox(request);
   const closed = new Promise((resolve) => child.once('close', resolve));
   const complaint = collect(child, 'stderr');
   const timer = setTimeout(() => child.kill('SIGKILL'), INFO_MS_MAX);
@@ -97,17 +127,19 @@ export async function launch(request: Launch): Promise<Launched> {
   }
 }
 
-function hostCommand({ identity, cgroup_files, limits, command, view }: Launch): string[] {
+function hostCommand({ identity, cgroup_files, limits, overlay, command, view }: Launch): string[] {
   const closing = view.fixtures.inherited_fds.map((fd) => `${fd}>&-`).join(' ');
   return [
     ...(closing === '' ? [] : ['bash', '--norc', '--noprofile', '-c', `exec ${closing}; exec "$@"`, 'bash']),
     ...(cgroup_files.length === 0 ? [] : ['/bin/sh', '-c', JOIN, 'sh', ...cgroup_files, '--']),
     ...resourceLimits(limits),
+    ...ownMounts(overlay),
     ...ownIdentity(identity),
     'bwrap',
     '--args',
     String(ARGUMENTS_FD),
     '--',
+    ...(isBlock(identity) ? ['/bin/sh', '-c', WITHOUT_USERNS, 'sh'] : []),
     ...command,
   ];
 }
@@ -129,6 +161,13 @@ function closesOnExec(fd: number): boolean {
 function resourceLimits({ file_bytes, data_bytes }: ResourceLimits): string[] {
   const data = data_bytes === null ? [] : [`--data=${data_bytes}`];
   return ['prlimit', `--fsize=${file_bytes}`, '--core=0', `--nofile=${OPEN_FILES_MAX}`, ...data, '--'];
+}
+
+function ownMounts(overlay: Overlay | null): string[] {
+  if (overlay === null) return [];
+  const { directory, options, merged } = overlay;
+  const apart = ['unshare', '--mount', '--propagation', 'slave', '--'];
+  return [...apart, '/bin/sh', '-c', MOUNT, 'sh', directory, options, merged];
 }
 
 function ownIdentity(identity: Identity): string[] {

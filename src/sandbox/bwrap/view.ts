@@ -1,12 +1,13 @@
 /**
  * What a computer sees: the arguments of bubblewrap.
- * Invariant: nothing of the host is in view but `/usr`, a few public files of `/etc`, and the two directories of this
- * computer; everything else that can be written is bounded in size.
+ * Invariant: nothing of the host is in view but `/usr` and a few public files of `/etc`, or in their place a root file
+ * system of the computer's own, and this computer's directories; everything else that can be written is bounded in size.
  */
 
 import { existsSync } from 'node:fs';
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { EGRESS_PORT } from '../channel/relay.ts';
 import { seccompProgram } from './seccomp.ts';
 
 /** Inside, whatever the uid outside. */
@@ -26,6 +27,14 @@ const ENVIRONMENT = {
   NPM_CONFIG_PREFIX: '/home/agent/.local',
   PIP_BREAK_SYSTEM_PACKAGES: '1',
 };
+
+/** Where the computer's root file system is its own, it is root there. */
+const ENVIRONMENT_OF_ROOT = { USER: 'root', LOGNAME: 'root' };
+
+/** `sudo` and services start apt without the variables that lead out. */
+const APT_PROXY = ['http', 'https']
+  .map((scheme) => `Acquire::${scheme}::Proxy "http://127.0.0.1:${EGRESS_PORT}";\n`)
+  .join('');
 
 /** The home directory's name at others who offer such computers. */
 const HOME_ALIAS = '/home/ohm';
@@ -83,6 +92,7 @@ export type BwrapVersion = [major: number, minor: number];
 export type Fixtures = {
   etc_dir: string;
   seccomp_path: string;
+  apt_proxy_path: string;
   version: BwrapVersion;
   /** Descriptors of this process that must be closed before a sandbox starts. */
   inherited_fds: number[];
@@ -101,49 +111,60 @@ export async function writeFixtures(
     throw new Error(`no seccomp list for ${architecture}`);
   const seccomp_path = join(directory, 'seccomp.bpf');
   await replace(seccomp_path, seccompProgram(architecture));
-  return { etc_dir, seccomp_path, version };
+  const apt_proxy_path = join(directory, 'apt-proxy.conf');
+  await replace(apt_proxy_path, APT_PROXY);
+  return { etc_dir, seccomp_path, apt_proxy_path, version };
 }
 
 export type Bind = { from: string; to: string; writable: boolean };
 
 export type View = {
   fixtures: Fixtures;
+  /** The host's path of the computer's own root file system; null = the host's `/usr`. */
+  root: string | null;
   binds: Bind[];
   cwd: string;
   /** Beside what every view has. */
   environment: Record<string, string>;
   /** For `/tmp` and `/dev/shm` each. */
   scratch_bytes: number;
-  /** May read and change files whatever their mode: only for the runtime's own programs. */
-  override_modes: boolean;
+  /** Kept of all that a user namespace gives. */
+  capabilities: string[];
   seccomp_fd: number;
   info_fd: number;
+  /** A user namespace that has been made, to be root in; null = one of its own with a single uid. */
+  userns_fd: number | null;
 };
 
 /** Bubblewrap's options; they go through `--args`, because its argv can be read inside. */
 export function viewArguments(view: View): string[] {
-  const { fixtures, cwd, seccomp_fd, info_fd } = view;
-  const environment = Object.entries({ ...ENVIRONMENT, ...view.environment });
+  const { fixtures, root, cwd, seccomp_fd, info_fd } = view;
+  const own = root === null ? {} : ENVIRONMENT_OF_ROOT;
+  const environment = Object.entries({ ...ENVIRONMENT, ...own, ...view.environment });
   return [
-    ...namespaces(fixtures.version),
-    ...(view.override_modes ? ['--cap-add', 'CAP_DAC_OVERRIDE', '--cap-add', 'CAP_FOWNER'] : []),
+    ...namespaces(view),
+    ...view.capabilities.flatMap((name) => ['--cap-add', `CAP_${name}`]),
     '--clearenv',
     ...environment.flatMap(([name, value]) => ['--setenv', name, value]),
-    ...system(fixtures.etc_dir),
+    ...(root === null ? system(fixtures.etc_dir) : ['--bind', root, '/']),
     ...devices(view),
     ...view.binds.flatMap(({ from, to, writable }) => [writable ? '--bind' : '--ro-bind', from, to]),
-    ...words(`--symlink agent ${HOME_ALIAS} --remount-ro / --remount-ro /dev --chdir`),
+    ...(root === null ? words(`--symlink agent ${HOME_ALIAS} --remount-ro /`) : []),
+    ...words('--remount-ro /dev --chdir'),
     cwd,
     ...words(`--seccomp ${seccomp_fd} --info-fd ${info_fd}`),
   ];
 }
 
-function namespaces(version: BwrapVersion): string[] {
+function namespaces({ fixtures, userns_fd }: View): string[] {
+  const single = [
+    ...words(`--unshare-user --uid ${INSIDE_UID} --gid ${INSIDE_UID}`),
+    ...(atLeast(fixtures.version, [0, 8]) ? ['--disable-userns'] : []),
+  ];
   return [
-    ...words('--unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup'),
-    ...(atLeast(version, [0, 8]) ? ['--disable-userns'] : []),
-    ...words(`--uid ${INSIDE_UID} --gid ${INSIDE_UID} --hostname computer`),
-    ...words('--die-with-parent --new-session --cap-drop ALL'),
+    ...(userns_fd === null ? single : words(`--userns ${userns_fd} --uid 0 --gid 0`)),
+    ...words('--unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup'),
+    ...words('--hostname computer --die-with-parent --new-session --cap-drop ALL'),
   ];
 }
 
@@ -157,8 +178,10 @@ function system(etc_dir: string): string[] {
   ];
 }
 
-function devices({ fixtures, scratch_bytes }: View): string[] {
-  const tmpfs = atLeast(fixtures.version, [0, 7]) ? `--size ${scratch_bytes} --tmpfs` : '--tmpfs';
+function devices({ fixtures, scratch_bytes, userns_fd }: View): string[] {
+  const shared = userns_fd === null ? '' : '--perms 1777 ';
+  const bound = atLeast(fixtures.version, [0, 7]) ? `--size ${scratch_bytes} ` : '';
+  const tmpfs = `${shared}${bound}--tmpfs`;
   const hidden = PROC_OF_HOST.filter((name) => existsSync(`/proc/${name}`));
   return [
     ...words('--proc /proc'),

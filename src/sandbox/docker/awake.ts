@@ -137,9 +137,12 @@ function lifeOf({ id, container, outward, fail, log }: Awakening, socket: Socket
   for (const event of ['end', 'close', 'error']) socket.on(event, kill);
   const finish = async (): Promise<void> => {
     await cut.promise;
-    await endContainer(container);
-    await fail('sandbox.processes_ended');
-    await outward?.close().catch(() => {});
+    try {
+      await endContainer(container);
+      await fail('sandbox.processes_ended');
+    } finally {
+      await outward?.close().catch(() => {});
+    }
     await fail('sandbox.hibernated');
   };
   const waiting = new Set<() => void>();

@@ -12,8 +12,8 @@ import { mkdtemp, mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Unsupported } from '../../resource/computer/driver.ts';
 import type { Capabilities, Driver, Egress, WakeRequest, Woken } from '../../resource/computer/driver.ts';
-import { OUTWARD_ENVIRONMENT, serveOutward } from '../bwrap/outward.ts';
-import type { Outward } from '../bwrap/outward.ts';
+import { OUTWARD_ENVIRONMENT, serveOutward } from '../channel/outward.ts';
+import type { Outward } from '../channel/outward.ts';
 import { listenCommand, writeRelay } from '../channel/relay.ts';
 import { placeOf } from '../place.ts';
 import { oneAtATime } from '../../resource/serial.ts';
@@ -125,12 +125,13 @@ async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
   }
   const kept = await quieten(keeper, id);
   const { container, files } = await provide(keeper, request, kept);
+  const relay = await keeper.relay();
   const outward = network.mode === 'off' ? null : await openOutward(options, egress_dir, request);
   const { fail, log, now } = options;
   const way_out = outward === null ? null : listenCommand(CONTROL_DIR, `${EGRESS_DIR}/egress`);
   const woken = await awaken({
     ...{ id, container, generation, outward, fail, log, now },
-    program: mainProgram(await keeper.relay(), way_out),
+    program: mainProgram(relay, way_out),
     disk_bytes: limits.disk_bytes,
   });
   live.set(id, woken);

@@ -28,9 +28,11 @@ export function stillness(container: Container): Stillness {
   const letGo = async (): Promise<void> => {
     clearTimeout(deadline);
     holders = 0;
+    // Another hold may begin while this one ends.
+    const mine = free;
     last = last.then(() => container.unpause()).catch(() => {});
     await last;
-    free.resolve();
+    mine.resolve();
   };
   return {
     held: () => holders > 0,
@@ -41,7 +43,7 @@ export function stillness(container: Container): Stillness {
       holders += 1;
       clearTimeout(deadline);
       deadline = setTimeout(() => void letGo(), HELD_MS_MAX);
-      last = last.then(() => container.pause()).catch(() => {});
+      last = last.then(() => (ended ? undefined : container.pause())).catch(() => {});
       await last;
       let done = false;
       return async () => {

@@ -34,7 +34,11 @@ export async function openTerminal(body: Body, { rows, cols, cwd, env }: PtySpec
   const over = new Promise<void>((resolve) => {
     for (const event of ['end', 'close']) socket.once(event, () => resolve());
   });
-  const first = await untilStarted(body, socket, mark);
+  const first = await untilStarted(body, socket, mark).catch((error: unknown) => {
+    // It may start yet, with nobody there.
+    sweep(body, name).catch(() => body.kill());
+    throw error;
+  });
   let swept: Promise<void> | null = null;
   const close = (): void => {
     swept ??= sweep(body, name)

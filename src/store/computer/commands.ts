@@ -1,4 +1,5 @@
 /** The history of commands: when each ran and how it ended, never what it was or said. */
+import { sql } from 'kysely';
 import type { Db } from '../ground/tables.ts';
 
 export type CommandStatus = 'running' | 'completed' | 'failed' | 'timed_out' | 'lost';
@@ -62,5 +63,13 @@ export async function loseCommands(db: Db, node: string, at: Date): Promise<void
     .set({ status: 'lost', ended_at: at, error_type: 'node_ended' })
     .where('node', '=', node)
     .where('status', '=', 'running')
+    .execute();
+}
+
+/** Forgets what began longer ago. */
+export async function pruneCommands(db: Db, older_than_ms: number): Promise<void> {
+  await db
+    .deleteFrom('command')
+    .where('started_at', '<', sql<Date>`clock_timestamp() - ${older_than_ms} * interval '1 ms'`)
     .execute();
 }

@@ -95,7 +95,7 @@ const UNIQUE_VIOLATION = '23505';
  * The computer that an earlier create with this key made, if any.
  * @throws OverwinterError `idempotency_conflict` when that create had another body.
  */
-async function findCreatedComputer(
+export async function findCreatedComputer(
   db: Db,
   org: string,
   { key, body_sha256 }: NonNullable<NewComputer['create_key']>,
@@ -184,31 +184,34 @@ export async function markDeleted(db: Db, id: string, at: Date): Promise<void> {
     .execute();
 }
 
-/** What is not at rest of a machine, or of none: `waiting_ms` since the last event. */
-export type Unrest = {
-  id: string;
-  org: string;
-  status: ComputerStatus;
-  machine: string;
-  waiting_ms: number;
-};
+/** A computer that somebody has to look after. */
+export type Unrest = { id: string; status: ComputerStatus; machine: string };
 
-/** Computers that are on their way, or on record as running, for this machine or for machines without a living node. */
-export async function listUnrest(database: Database, machine: string, limit: number): Promise<Unrest[]> {
-  return await database.run<Unrest>(UNREST, [machine, limit]);
+/**
+ * Computers that are on their way, on record as running, or missed, for this machine, and whatever lies with machines that have been
+ * away for longer than `grace_ms`. Those of sessions are their runners', until they are deleted. Ascending by id, after `after`.
+ */
+export async function listUnrest(
+  database: Database,
+  of: { machine: string; grace_ms: number; after: string; limit: number },
+): Promise<Unrest[]> {
+  return await database.run<Unrest>(UNREST, [of.machine, of.grace_ms, of.after, of.limit]);
 }
 
 const UNREST: Statement = {
   name: 'computers_not_at_rest',
   text: `
-select s.id, s.org, s.status, s.prefers_node as machine,
-  extract(epoch from clock_timestamp() - s.last_ts)::float8 * 1000 as waiting_ms
-from stream s
-where s.kind = 'computer' and s.status in ('creating', 'starting', 'restoring', 'running', 'stopping', 'deleting')
-  and (s.prefers_node = $1
-    or s.prefers_node not in (select machine from node where alive_until > clock_timestamp()))
-order by s.last_ts
-limit $2`,
+select s.id, s.status, s.prefers_node as machine
+from stream s join computer c on c.id = s.id
+where s.kind = 'computer' and s.id > $3 and (c.session_id is null or s.status = 'deleting')
+  and (
+    (s.prefers_node = $1 and s.status not in ('stopped', 'error', 'deleted'))
+    or (s.prefers_node <> $1 and s.status not in ('restorable', 'lost', 'error', 'deleted') and not exists (
+      select from node n
+      where n.machine = s.prefers_node and n.alive_until > clock_timestamp() - $2::float8 * interval '1 ms'))
+  )
+order by s.id
+limit $4`,
 };
 
 function selectComputers(db: Db) {

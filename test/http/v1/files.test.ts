@@ -125,6 +125,28 @@ describe('a file', () => {
     await ask('DELETE files', 'large');
   });
 
+  it('that says of itself that it is empty, or grows while it is read, never runs over into another answer', async () => {
+    const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+    const ask = (file: string): Promise<string> =>
+      new Promise((resolve) => {
+        const chunks: Buffer[] = [];
+        const done = (): void => resolve(Buffer.concat(chunks).toString('latin1'));
+        const request = http.get(url('files', file), { agent, headers: headers() }, (response) => {
+          response.on('data', (chunk: Buffer) => chunks.push(chunk)).once('close', done);
+        });
+        request.once('error', done);
+      });
+    expect(await ask('/proc/version')).toContain('Linux version');
+    await exec(
+      "(while :; do printf 'HTTP/1.1 200 OK\\r\\n\\r\\nforged'; done >growing) >/dev/null 2>&1 & echo $! >grower",
+    );
+    const answers = await Promise.all(Array.from({ length: 5 }, () => ask('growing')));
+    await exec('kill $(cat grower); rm growing; echo -n mine > own');
+    expect(await ask('own')).toBe('mine');
+    expect(answers.every((answer) => answer === '' || answer.startsWith('HTTP/1.1 200 OK'))).toBe(true);
+    agent.destroy();
+  });
+
   it('that did not come whole leaves what was there before', async () => {
     await put('kept', 'before');
     const request = http.request(url('files', 'kept'), {

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { openCgroups } from '../../src/sandbox/bwrap/cgroup.ts';
+import { openCgroups } from '../../../src/sandbox/bwrap/cgroup.ts';
 
 const LIMITS = { memory_bytes: 1_048_576, processes_max: 64, cpu_percent: 150 };
 let root: string;

@@ -2,7 +2,7 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { uidSlots } from '../../src/sandbox/bwrap/uids.ts';
+import { uidSlots } from '../../../src/sandbox/bwrap/uids.ts';
 
 let directory: string;
 beforeEach(async () => {

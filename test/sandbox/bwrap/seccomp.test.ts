@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import { refusedCalls, seccompProgram } from '../../src/sandbox/bwrap/seccomp.ts';
-import type { Architecture } from '../../src/sandbox/bwrap/seccomp.ts';
+import { refusedCalls, seccompProgram } from '../../../src/sandbox/bwrap/seccomp.ts';
+import type { Architecture } from '../../../src/sandbox/bwrap/seccomp.ts';
 
 const ALLOW = 0x7fff0000;
 const KILL = 0x80000000;

@@ -7,8 +7,8 @@ import { chmod, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Egress } from '../../resource/computer/driver.ts';
 import type { NetworkPolicy } from '../../resource/computer/spec.ts';
-import { EGRESS_PORT, listenCommand } from '../channel/relay.ts';
-import type { Identity } from './launch.ts';
+import { EGRESS_PORT, listenCommand } from './relay.ts';
+import type { Identity } from '../bwrap/launch.ts';
 
 const SOCKET = 'egress';
 const PROXY = `http://127.0.0.1:${EGRESS_PORT}`;
