@@ -5,7 +5,6 @@ import type { Logger } from './engine/runtime.ts';
 import { createEgress } from './net/egress.ts';
 import type { Capabilities, Driver, DriverName, Egress } from './resource/computer/driver.ts';
 import { bwrapDriver } from './sandbox/bwrap.ts';
-import { dockerDriver } from './sandbox/docker/driver.ts';
 import { processDriver } from './sandbox/process.ts';
 
 export type Drivers = {
@@ -31,7 +30,7 @@ export async function openDrivers(config: Config, parts: DriverParts): Promise<D
   const images = new Map<DriverName, readonly string[]>();
   let capabilities: Capabilities | undefined;
   for (const name of config.OVERWINTER_SANDBOX) {
-    const driver = makeDriver(name, config, { ...parts, egress });
+    const driver = await makeDriver(name, config, { ...parts, egress });
     const probe = await driver.probe();
     if (!probe.usable) return { reason: probe.reason };
     capabilities ??= probe.capabilities;
@@ -43,11 +42,11 @@ export async function openDrivers(config: Config, parts: DriverParts): Promise<D
   return { standard, all, capabilities, images };
 }
 
-function makeDriver(
+async function makeDriver(
   name: DriverName,
   config: Config,
   { installation, fail, log, egress }: DriverParts & { egress: Egress },
-): Driver {
+): Promise<Driver> {
   const root = process.getuid?.() === 0;
   const usual = root ? '/var/lib/overwinter/computers' : path.join(config.OVERWINTER_DATA_DIR, 'computers');
   const computers_dir = config.OVERWINTER_COMPUTERS_DIR ?? usual;
@@ -57,7 +56,9 @@ function makeDriver(
       return bwrapDriver({ ...options, uid_base: config.OVERWINTER_UID_BASE, egress });
     case 'process':
       return processDriver(options);
-    case 'docker':
+    case 'docker': {
+      // Its client takes as long to load as all the rest.
+      const { dockerDriver } = await import('./sandbox/docker/driver.ts');
       return dockerDriver({
         ...{
           socket_path: config.OVERWINTER_DOCKER_SOCKET,
@@ -68,6 +69,7 @@ function makeDriver(
         ...{ installation, fail, log, now: options.now, egress },
         egress_dir: path.join(computers_dir, '.egress'),
       });
+    }
     default:
       return name satisfies never;
   }

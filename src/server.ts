@@ -7,7 +7,7 @@ import type { Server as HttpServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import path from 'node:path';
 import { pino } from 'pino';
-import { directoryBlobs } from './blob/directory.ts';
+import { directoryBlobs, sweepParts } from './blob/directory.ts';
 import type { Config } from './config.ts';
 import { openDrivers } from './drivers.ts';
 import { createComputers } from './engine/computers/computers.ts';
@@ -111,6 +111,7 @@ export async function startServer(config: Config, version: string): Promise<Serv
     poster: makePoster(config, heartbeat.now),
     settings: settingsOf(config),
   };
+  await sweepParts(blobs_dir, Date.now());
   const first_key = await firstApiKey(config, database, logger);
   return await run(runtime, { config, version, capabilities: drivers.capabilities, first_key, heartbeat });
 }

@@ -6,13 +6,18 @@
 
 import { randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Blobs } from '../resource/blob.ts';
 
 export type DirectoryBlobsOptions = { fail: (failpoint: string) => void | Promise<void> };
 
 const NAME_BYTES_MAX = 512;
+
+/** Where blobs are written before they have their names. */
+const PARTS = '.parts';
+/** A part that grows no more for so long has no writer, on whatever node. */
+const PART_MS_MAX = 3_600_000;
 
 /** @throws RangeError from every method for a name that is not one or more `[a-z0-9_.-]+` joined by `/`. */
 export function directoryBlobs(dir: string, { fail }: DirectoryBlobsOptions): Blobs {
@@ -21,7 +26,8 @@ export function directoryBlobs(dir: string, { fail }: DirectoryBlobsOptions): Bl
       const path = pathOf(dir, name);
       await makeDirectories(dirname(path));
       await fail('blob.directory_made');
-      const part = join(dirname(path), `.${randomBytes(12).toString('hex')}.part`);
+      const part = join(dir, PARTS, randomBytes(12).toString('hex'));
+      await mkdir(dirname(part), { recursive: true, mode: 0o700 });
       try {
         const bytes = await writeDurably(part, content);
         await fail('blob.written');
@@ -61,7 +67,17 @@ export function directoryBlobs(dir: string, { fail }: DirectoryBlobsOptions): Bl
   };
 }
 
-/** No part may begin with a dot: that excludes `..` and the names of parts in progress. */
+/** Removes what writers that died have left behind. @param now ms since the epoch. */
+export async function sweepParts(dir: string, now: number): Promise<void> {
+  const parts = join(dir, PARTS);
+  for (const name of await readdir(parts).catch(() => [])) {
+    const part = join(parts, name);
+    const { mtimeMs } = await stat(part).catch(() => ({ mtimeMs: now }));
+    if (now - mtimeMs > PART_MS_MAX) await rm(part, { force: true });
+  }
+}
+
+/** No step of a name may begin with a dot: that excludes `..` and the folder of parts in progress. */
 function pathOf(dir: string, name: string): string {
   const valid =
     name.length <= NAME_BYTES_MAX && /^[a-z0-9_-][a-z0-9_.-]*(\/[a-z0-9_-][a-z0-9_.-]*)*$/.test(name);

@@ -74,6 +74,7 @@ export function bwrapDriver(options: BwrapOptions): Driver {
     },
     snapshot: (id) => serial(id, () => snapshot(keeper, id)),
     destroy: (id) => serial(id, () => destroy(keeper, id)),
+    quieten: (id) => serial(id, () => quieten(keeper, placeOf(keeper.installation_dir, id))),
     inventory: () => listPlaces(keeper.installation_dir),
     async close() {
       closed = true;

@@ -72,6 +72,7 @@ export function processDriver(options: ProcessOptions): Driver {
     wake: (request) => serial(request.id, () => wake(keeper, request)),
     snapshot: (id) => serial(id, () => snapshot(keeper, id)),
     destroy: (id) => serial(id, () => destroy(keeper, id)),
+    quieten: (id) => serial(id, () => quieten(keeper, placeOf(installation_dir, id))),
     inventory: () => listPlaces(installation_dir),
     async close() {
       await serial.idle();

@@ -57,6 +57,47 @@ describe.each([...CREATE, ...STOP, ...DELETE, ...SNAPSHOT, ...UNSNAPSHOT])('kill
   });
 });
 
+const FREEZER = '/sys/fs/cgroup/freezer/overwinter';
+
+describe.runIf(process.getuid?.() === 0 && fs.existsSync('/sys/fs/cgroup/freezer'))(
+  'killed while a computer stands still',
+  () => {
+    it('leaves no process of it, although it cannot hear the kill', { timeout: 60_000 }, async () => {
+      const world = await makeWorld(() => reply(text('.')), { OVERWINTER_SANDBOX: 'bwrap' });
+      try {
+        const doomed = await world.start();
+        const computer = await create(doomed);
+        await exec(doomed, computer, 'head -c 300M /dev/urandom > large; sleep 98765 >/dev/null 2>&1 &');
+        call(doomed, `POST /v1/computers/${computer.id}/snapshots`, {}).catch(() => undefined);
+        const frozen = (): boolean =>
+          fs
+            .globSync(`${FREEZER}/*/${computer.id}.*/freezer.state`)
+            .some((state) => fs.readFileSync(state, 'utf8').trim() === 'FROZEN');
+        await eventually(frozen);
+        await doomed.kill();
+        expect(sleepers()).toBe(1);
+        const node = await world.start();
+        await eventually(async () => (await list(node)).every(({ status }) => status === 'stopped'));
+        expect(sleepers()).toBe(0);
+        expect((await exec(node, computer, 'stat -c %s large')).stdout).toBe('314572800\n');
+      } finally {
+        await world.end();
+      }
+    });
+  },
+);
+
+function sleepers(): number {
+  const lines = fs.globSync('/proc/[0-9]*/cmdline').map((file) => {
+    try {
+      return fs.readFileSync(file, 'utf8');
+    } catch {
+      return '';
+    }
+  });
+  return lines.filter((line) => line.startsWith('sleep\0' + '98765')).length;
+}
+
 async function killAndSettle(world: World, failpoint: string, bystander: Answer): Promise<void> {
   const doomed = await world.start({ OVERWINTER_FAILPOINT: failpoint });
   await journey(doomed).catch(() => undefined);

@@ -50,6 +50,7 @@ export async function startNode(settings: NodeSettings): Promise<TestNode> {
     env: {
       PATH: process.env['PATH'],
       HOME: process.env['HOME'],
+      NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'],
       OVERWINTER_PORT: '0',
       ...UNLIMITED,
       ...settings,

@@ -149,6 +149,7 @@ const INERT_DRIVER: Driver = {
   snapshot: () => Promise.resolve(null),
   destroy: () => Promise.resolve(),
   inventory: () => Promise.resolve([]),
+  quieten: () => Promise.resolve(),
   close: () => Promise.resolve(),
 };
 

@@ -53,6 +53,8 @@ export type Computers = {
    * @throws OverwinterError `conflict` when there are none on this machine.
    */
   copy: (id: string, blob: string) => Promise<number>;
+  /** Its state once this node is done with what it does with it. */
+  settled: (id: string) => Promise<ComputerState>;
   /** Its handle while it is awake here. */
   awake: (id: string) => Computer | undefined;
   /** Ends its processes without a word in its log, which another runner writes by now. */
@@ -136,7 +138,9 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
 
   async function finishStop(state: ComputerState, cause: StopCause, save: boolean): Promise<Stopped> {
     const { id, generation } = state;
-    await letGo(id);
+    // Where this process has not woken it, a former life may have left its processes behind.
+    if (awake.has(id)) await letGo(id);
+    else await driverOf(runtime, state.driver).quieten(id);
     await runtime.fail('computer.slept');
     const snapshot = save ? await saveFiles(runtime, state) : null;
     await runtime.fail('computer.snapshotted');
@@ -196,6 +200,7 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
     stop: (id, cause, save) => serial(id, () => stop(id, cause, save === 'save')),
     remove: (id) => serial(id, () => remove(id)),
     use,
+    settled: (id) => serial(id, () => log.state(id)),
     copy: (id, blob) => serial(id, () => copy(id, blob)),
     awake: (id) => awake.get(id),
     letGo: (id) => serial(id, () => letGo(id)),

@@ -248,7 +248,7 @@ function expectDone({ outcome, exit_code }: Exit, path: string, complaint: strin
   if (exit_code === WRONG_KIND)
     throw new OverwinterError(
       'conflict',
-      `${path} is a file where a directory is meant, or the other way`,
+      `${path} is a directory where a file is meant, or the other way, or no plain file`,
       'path',
     );
   if (outcome === 'timeout') throw new OverwinterError('conflict', 'the transfer took too long');
@@ -257,7 +257,8 @@ function expectDone({ outcome, exit_code }: Exit, path: string, complaint: strin
   if (outcome === 'aborted') throw new OverwinterError('conflict', 'the transfer was broken off');
   throw new OverwinterError(
     'conflict',
-    complaint.trim() || `the computer refused (exit code ${exit_code})`,
+    complaint.replaceAll(/^\/run\/\S+: line \d+: /gm, '').trim() ||
+      `the computer refused (exit code ${exit_code})`,
     'path',
   );
 }

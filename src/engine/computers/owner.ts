@@ -46,7 +46,7 @@ export async function createComputer(
     idempotency_key === undefined ? null : { key: idempotency_key, body_sha256: digestOf(wanted) };
   // A repetition is one whatever has become of what the first had named.
   const earlier = create_key && (await findCreatedComputer(runtime.database.db, org, create_key));
-  if (earlier) return await getComputer(runtime, org, earlier);
+  if (earlier) return await computers.settled(earlier);
   const driver = driverFor(runtime, wanted.driver);
   const snapshot = await snapshotOf(runtime, org, wanted.snapshot_id);
   const made = await makeComputer(runtime, org, {
@@ -56,7 +56,7 @@ export async function createComputer(
     from_snapshot: snapshot?.blob ?? null,
   });
   if (!made) throw new OverwinterError('contended', 'the computer could not be made; try again');
-  if (!made.is_new) return made;
+  if (!made.is_new) return await computers.settled(made.id);
   return await startFresh(runtime, computers, made.id);
 }
 

@@ -22,13 +22,14 @@ const HISTORY_MS = 30 * 86_400_000;
 export function startReaper(runtime: Runtime, computers: Computers): Reaper {
   const { db } = runtime.database;
   const stopping = new AbortController();
+  const alive_since = new Date(Math.round(runtime.now()));
   let timer: NodeJS.Timeout | undefined;
   let round = lookAfterAll();
 
   async function lookAfterAll(): Promise<void> {
     const work = [
       reap(runtime, computers, stopping.signal),
-      removeUnfinished(runtime),
+      removeUnfinished(runtime, alive_since),
       pruneCommands(db, HISTORY_MS),
     ];
     for (const done of await Promise.allSettled(work)) {
@@ -42,7 +43,7 @@ export function startReaper(runtime: Runtime, computers: Computers): Reaper {
     timer.unref();
   }
 
-  loseCommands(db, runtime.machine, new Date(Math.round(runtime.now()))).catch((error: unknown) =>
+  loseCommands(db, runtime.machine, alive_since).catch((error: unknown) =>
     runtime.logger.warn({ err: error }, 'commands of an earlier life are still on record as running'),
   );
   return {

@@ -96,8 +96,10 @@ export async function forkComputer(
 }
 
 /** What nodes have left unfinished; for the reaper. */
-export async function removeUnfinished(runtime: Runtime): Promise<void> {
-  for (const left of await listUnfinished(runtime.database.db, UNFINISHED_MS)) await discard(runtime, left);
+export async function removeUnfinished(runtime: Runtime, alive_since: Date): Promise<void> {
+  const { database, machine } = runtime;
+  const left = await listUnfinished(database.db, machine, alive_since, UNFINISHED_MS);
+  for (const each of left) await discard(runtime, each);
 }
 
 async function discard(runtime: Runtime, { id, blob }: Pick<SnapshotRow, 'id' | 'blob'>): Promise<void> {

@@ -40,6 +40,10 @@ const ExecResult = z
     duration_ms: z.int(),
     timed_out: z.boolean(),
     truncated: z.boolean().openapi({ description: 'Whether some of the output was dropped.' }),
+    error_type: z
+      .string()
+      .nullable()
+      .openapi({ description: '`timeout`, `aborted`, `out_of_memory`, `computer_lost`, or null.' }),
   })
   .openapi('ExecResult');
 
@@ -157,8 +161,8 @@ function headersOf(context: ExecContext): Record<string, string> {
 }
 
 function renderResult(result: CommandResult): z.infer<typeof ExecResult> {
-  const { id, exit_code, stdout, stderr, duration_ms, timed_out, truncated } = result;
-  return { exit_code, stdout, stderr, command_id: id, duration_ms, timed_out, truncated };
+  const { id, exit_code, stdout, stderr, duration_ms, timed_out, truncated, error_type } = result;
+  return { exit_code, stdout, stderr, command_id: id, duration_ms, timed_out, truncated, error_type };
 }
 
 /** What it resolves to, or undefined when that takes longer. */

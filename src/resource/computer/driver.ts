@@ -152,6 +152,8 @@ export interface Driver {
    * stands still, where the driver can hold it. Reading it to the end is the caller's part.
    */
   snapshot(id: string, reference: Reference): Promise<AsyncIterable<Uint8Array> | null>;
+  /** Ends the computer's processes, also those that a former life left behind, running or held; files stay. Idempotent. */
+  quieten(id: string): Promise<void>;
   /** Removes processes and every byte. Idempotent. */
   destroy(id: string, reference: Reference | null): Promise<void>;
   /** The ids of all computers of this installation that have files or processes on this machine. */

@@ -79,6 +79,7 @@ export function dockerDriver(options: DockerOptions): Driver {
     },
     snapshot: (id) => serial(id, () => snapshot(keeper, id)),
     destroy: (id) => serial(id, () => destroy(keeper, id)),
+    quieten: (id) => serial(id, async () => void (await quieten(keeper, id))),
     async inventory() {
       const kept = await containersOf(keeper.daemon, options.installation, null);
       return [...new Set(kept.map(({ computer }) => computer))];

@@ -57,13 +57,30 @@ export async function deleteSnapshot(db: Db, id: string): Promise<void> {
   await db.deleteFrom('snapshot').where('id', '=', id).execute();
 }
 
-/** Those that no node can be writing any more. */
-export async function listUnfinished(db: Db, older_than_ms: number): Promise<{ id: string; blob: string }[]> {
+/**
+ * Those that no node can be writing any more: of this machine's computers, begun before this node's life; of others', long ago.
+ */
+export async function listUnfinished(
+  db: Db,
+  machine: string,
+  alive_since: Date,
+  older_than_ms: number,
+): Promise<{ id: string; blob: string }[]> {
+  const long_ago = sql<Date>`clock_timestamp() - ${older_than_ms} * interval '1 ms'`;
   return await db
     .selectFrom('snapshot')
-    .select(['id', 'blob'])
-    .where('ready', '=', false)
-    .where('created_at', '<', sql<Date>`clock_timestamp() - ${older_than_ms} * interval '1 ms'`)
+    .innerJoin('stream', 'stream.id', 'snapshot.computer_id')
+    .select(['snapshot.id', 'snapshot.blob'])
+    .where('snapshot.ready', '=', false)
+    .where((where) =>
+      where.or([
+        where('snapshot.created_at', '<', long_ago),
+        where.and([
+          where('stream.prefers_node', '=', machine),
+          where('snapshot.created_at', '<', alive_since),
+        ]),
+      ]),
+    )
     .limit(100)
     .execute();
 }

@@ -37,7 +37,14 @@ describe('a command', () => {
     expect(headers.get('content-type')).toBe('application/json');
     expect(headers.get('x-request-id')).toMatch(/^req_/);
     expect(json).toEqual({
-      ...{ exit_code: 7, stdout: 'out\n', stderr: 'err\n', timed_out: false, truncated: false },
+      ...{
+        exit_code: 7,
+        stdout: 'out\n',
+        stderr: 'err\n',
+        timed_out: false,
+        truncated: false,
+        error_type: null,
+      },
       command_id: expect.stringMatching(/^cmd_[0-9a-f]{24}$/) as string,
       duration_ms: expect.any(Number) as number,
     });
