@@ -57,7 +57,7 @@ describe('a start', () => {
     [{ DATABASE_URL: 'postgres://127.0.0.1:1/x' }, 'OVERWINTER_MASTER_KEY is required'],
     [{ OVERWINTER_SANDBOX: 'process' }, 'OVERWINTER_ALLOW_UNSANDBOXED=1'],
     [{ OVERWINTER_API_KEY: 'secret-nonsense' }, 'OVERWINTER_API_KEY must look like'],
-    [{ OVERWINTER_SANDBOX: 'firecracker' }, 'OVERWINTER_SANDBOX must be bwrap or process'],
+    [{ OVERWINTER_SANDBOX: 'firecracker' }, 'OVERWINTER_SANDBOX must be bwrap, docker or process'],
     [{ OVERWINTER_DATA_DIR: MAIN }, 'cannot be used'],
   ])('refuses %o in one sentence and exits 2', async (environment, sentence) => {
     const { code, stderr } = await runMain(environment);

@@ -10,4 +10,5 @@ attacksFail({
   directory: ground.directory,
   workspaceOf: (id) => join(ground.options.computers_dir, ground.installation, id, 'workspace'),
   remove: () => removeGround(ground),
+  one_in: 2,
 });

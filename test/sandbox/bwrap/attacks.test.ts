@@ -29,6 +29,7 @@ describe.runIf(as_root && has_groups && has_packages)('with a root user inside',
     workspaceOf: (id) => join(ground.options.computers_dir, ground.installation, id, 'workspace'),
     remove: () => removeGround(ground),
     image: 'base',
+    one_in: 4,
     meant: MEANT,
   });
 });
