@@ -204,9 +204,10 @@ async function cancelOfTheDead(engine: Engine, round: number): Promise<{ took: n
   const never = new Promise<never>(() => undefined);
   const in_tool = round % 2 === 1;
   await engine.pause();
+  const hung = { ...engine.runtime.driver, wake: () => never };
   const zombie = await engine.startNode({
     provider: in_tool ? engine.runtime.provider : { respond: () => never },
-    driver: { ...engine.runtime.driver, wake: () => never },
+    ...{ driver: hung, drivers: new Map([[hung.name, hung]]) },
     settings: { ...engine.runtime.settings, turns_at_once_max: DEAD_AT_ONCE },
     // It hears of nothing any more.
     follow: { ...engine.runtime.follow, watch: () => () => undefined },

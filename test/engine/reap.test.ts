@@ -4,7 +4,7 @@
  */
 import fs from 'node:fs';
 import path from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import failpoints from '../../fixtures/failpoints.json' with { type: 'json' };
 import { numberOf } from '../helpers/fuzz/random.ts';
 import { reply, text } from '../helpers/model/messages-api.ts';
@@ -42,19 +42,25 @@ describe('the places to be killed at', () => {
   });
 });
 
-describe.each([...CREATE, ...STOP, ...DELETE, ...SNAPSHOT, ...UNSNAPSHOT])('killed after %s', (failpoint) => {
-  it('leaves no orphan, and harms no other', { timeout: 40_000 * ROUNDS }, async () => {
-    const world = await makeWorld(() => reply(text('.')), { OVERWINTER_POLL_MS: '50' });
-    try {
-      const first = await world.start();
-      const bystander = await create(first);
-      await exec(first, bystander, 'echo mine > kept');
-      await first.stop();
-      for (let round = 0; round < ROUNDS; round += 1) await killAndSettle(world, failpoint, bystander);
-    } finally {
-      await world.end();
-    }
+describe('killed after', () => {
+  let world: World;
+  let bystander: Answer;
+  beforeAll(async () => {
+    world = await makeWorld(() => reply(text('.')), { OVERWINTER_POLL_MS: '50' });
+    const first = await world.start();
+    bystander = await create(first);
+    await exec(first, bystander, 'echo mine > kept');
+    await first.stop();
   });
+  afterAll(() => world.end());
+
+  it.each([...CREATE, ...STOP, ...DELETE, ...SNAPSHOT, ...UNSNAPSHOT])(
+    '%s leaves no orphan, and harms no other',
+    { timeout: 40_000 * ROUNDS },
+    async (failpoint) => {
+      for (let round = 0; round < ROUNDS; round += 1) await killAndSettle(world, failpoint, bystander);
+    },
+  );
 });
 
 const FREEZER = '/sys/fs/cgroup/freezer/overwinter';

@@ -128,7 +128,7 @@ async function fuzz(world: World, count: number, foreign: string[]): Promise<voi
 
 async function fuzzWithLimits(world: World, foreign: string[]): Promise<void> {
   // So few that the slowest machine asks for more.
-  const node = await world.start({ ...BY_DEFAULT, OVERWINTER_REQUESTS_PER_KEY: '10' });
+  const node = await world.start({ ...BY_DEFAULT, OVERWINTER_REQUESTS_PER_KEY: '40' });
   const { report } = await run(world, node, {
     count: 2000,
     foreign,

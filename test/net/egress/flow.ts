@@ -84,7 +84,7 @@ export async function cutAndBroken(open: Proxy): Promise<Record<string, unknown>
 }
 
 export async function slow(): Promise<Record<string, unknown>> {
-  const hasty = await serve({ mode: 'open' }, { bounds: { idle_ms: 300, headers_ms: 300 } });
+  const hasty = await serve({ mode: 'open' }, { bounds: { idle_ms: 1500, headers_ms: 1500 } });
   const half = await send(hasty, 'GET http://public.test/ HTTP/1.1\r\nHost: pub');
   const nothing = await send(hasty, '');
   const waits = await get(hasty, 'http://public.test:7004/');
