@@ -8,6 +8,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startComputerServer } from '../../helpers/computers.ts';
 import { fieldOf, type Answer, type Json, type TestServer } from '../../helpers/http.ts';
+import { recordedFetch } from '../../helpers/records.ts';
 import { eventually } from '../../helpers/world.ts';
 import { makeDriver, makeGround, removeGround } from '../../sandbox/grounds.ts';
 
@@ -43,7 +44,7 @@ async function put(
   more = '',
   route = 'files',
 ): Promise<{ status: number; json: Json }> {
-  const answer = await fetch(url(route, file, more), {
+  const answer = await recordedFetch(url(route, file, more), {
     method: 'PUT',
     headers: headers(),
     body: Buffer.from(body),
@@ -55,7 +56,7 @@ async function get(
   file: string,
   route = 'files',
 ): Promise<{ status: number; bytes: Buffer; headers: Headers }> {
-  const answer = await fetch(url(route, file), { headers: headers() });
+  const answer = await recordedFetch(url(route, file), { headers: headers() });
   return { status: answer.status, bytes: Buffer.from(await answer.arrayBuffer()), headers: answer.headers };
 }
 
@@ -86,6 +87,8 @@ describe('a file', () => {
       count: 1,
       files: [{ name: 'er', type: 'directory', path: '/home/agent/deep/er' }],
     });
+    const made = await ask('POST files/mkdir', '', { path: 'deep/est/of/all' });
+    expect(made.json).toMatchObject({ type: 'directory', path: '/home/agent/deep/est/of/all' });
     expect((await ask('DELETE files', 'deep')).json).toEqual({ path: '/home/agent/deep', deleted: true });
     expect((await ask('GET files/list', 'deep')).status).toBe(404);
   });

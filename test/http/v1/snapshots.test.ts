@@ -36,6 +36,7 @@ describe('a snapshot', () => {
     await exec(source['id']!, 'echo v2 > version; rm removed');
     expect(await exec(source['id']!, 'pgrep -c sleep')).toBe('1\n');
     const snapshot_id = taken.json['id']!;
+    expect((await server.ask(`GET /v1/snapshots/${snapshot_id}`)).json).toEqual(taken.json);
     const made = await server.ask('POST /v1/computers', { body: { snapshot_id } });
     expect(made.json).toMatchObject({ status: 'running', ram_mb: 600, network_policy: { mode: 'off' } });
     expect(await exec(made.json['id']!, 'cat version removed')).toBe('v1\ngone\n');
