@@ -1,5 +1,5 @@
 /**
- * The lock of a data directory, and the identity of the machine that its holder keeps there. It belongs to an open descriptor of this process, so it dies with the process however that ends,
+ * The lock of a data directory. It belongs to an open descriptor of this process, so it dies with the process however that ends,
  * and no stale file can keep a server out.
  */
 import { spawnSync } from 'node:child_process';
@@ -17,18 +17,4 @@ export function lockDirectory(directory: string): boolean {
   if (flock.status === 0) return true;
   fs.closeSync(descriptor);
   return false;
-}
-
-/**
- * The machine's id, the same at each start: kept in the directory, and given only to the holder of its lock, so that no two living
- * nodes have it. Without the lock, an id for this life only.
- */
-export function machineId(directory: string, locked: boolean, make: () => string): string {
-  if (!locked) return make();
-  const file = path.join(directory, 'machine-id');
-  if (!fs.existsSync(file)) {
-    fs.writeFileSync(`${file}.new`, `${make()}\n`, { mode: 0o600, flush: true });
-    fs.renameSync(`${file}.new`, file);
-  }
-  return fs.readFileSync(file, 'utf8').trim();
 }

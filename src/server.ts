@@ -20,7 +20,7 @@ import { startWorker } from './engine/worker.ts';
 import { createApp } from './http/app.ts';
 import { BOUNDS, createListener } from './http/listener.ts';
 import { createPublishedPorts, portUrl, type PublishedPorts } from './http/published/published.ts';
-import { lockDirectory, machineId } from './lock.ts';
+import { lockDirectory } from './lock.ts';
 import { anthropicProvider } from './model/anthropic.ts';
 import { createPoster, type Poster } from './net/post.ts';
 import type { Capabilities } from './resource/computer/driver.ts';
@@ -76,7 +76,7 @@ export async function startServer(config: Config, version: string): Promise<Serv
     throw new StartError(drivers.reason);
   }
   const node = newId('node');
-  const machine = machineId(directory, locked, () => newId('machine'));
+  const machine = machineId(directory, locked);
   const monotonic = (): number => performance.now();
   const heartbeat = await startHeartbeat(
     database.db,
@@ -286,6 +286,15 @@ async function firstApiKey(config: Config, database: Database, logger: Logger): 
   // A node that runs others' sessions must start again all the same.
   if (known === 'over') logger.warn({ public_id }, 'the API key of this start is revoked or has expired');
   return { api_key, api_key_works: known === 'usable' };
+}
+
+/**
+ * The machine's id, the same at each start: given only to the holder of the directory's lock, so that no two living nodes have it.
+ * Without the lock, an id for this life only.
+ */
+function machineId(directory: string, locked: boolean): string {
+  const make = (): string => newId('machine');
+  return locked ? readOrMake(path.join(directory, 'machine-id'), make) : make();
 }
 
 /** @throws StartError */

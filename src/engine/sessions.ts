@@ -4,6 +4,7 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { providerModel, type AgentSnapshot } from '../resource/agent.ts';
+import { canonicalJson } from '../resource/canonical-json.ts';
 import { OverwinterError } from '../resource/error.ts';
 import { mergeLimits, type Limits } from '../resource/limits.ts';
 import { makeClientToken } from '../secret/key.ts';
@@ -13,7 +14,8 @@ import { emptyState, status, type SessionState, type SessionStatus } from '../se
 import { getAgent, type AgentRow } from '../store/agents.ts';
 import { insertClientToken, type Scope } from '../store/client-tokens.ts';
 import { getCredential, getDefaultCredential } from '../store/credentials.ts';
-import { createSession as insertSession, findCreated, type CreateKey } from '../store/sessions.ts';
+import { findCreated, type CreateKey } from '../store/idempotency.ts';
+import { createSession as insertSession } from '../store/sessions.ts';
 import { prepareDestinations, type DestinationSpec } from './destinations.ts';
 import type { Runtime } from './runtime.ts';
 import { submit } from './submit.ts';
@@ -48,7 +50,7 @@ export async function createSession(
 ): Promise<{ id: string; created: boolean }> {
   const { database, log, rules } = runtime;
   const create_key = createKey(params);
-  const earlier = create_key && (await findCreated(database.db, org, create_key));
+  const earlier = create_key && (await findCreated(database.db, org, create_key, 'key'));
   if (earlier) return { id: earlier, created: false };
   const agent = await getAgent(database.db, org, params.agent);
   if (!agent) throw new OverwinterError('not_found', 'no such agent', 'agent');
@@ -91,17 +93,6 @@ function createKey(params: CreateParams): CreateKey | null {
     .digest();
   if (key !== undefined) return { route: 'sessions.key', key, body_sha256 };
   return { route: 'sessions', key: idempotency_key as string, body_sha256 };
-}
-
-/** JSON with sorted keys and without undefined fields: equal requests give equal texts. */
-function canonicalJson(value: unknown): string {
-  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
-  if (typeof value !== 'object' || value === null) return JSON.stringify(value) ?? 'null';
-  const fields = Object.entries(value)
-    .filter(([, field]) => field !== undefined)
-    .sort(([a], [b]) => (a < b ? -1 : 1))
-    .map(([name, field]) => `${JSON.stringify(name)}:${canonicalJson(field)}`);
-  return `{${fields.join(',')}}`;
 }
 
 function snapshotOf(agent: AgentRow, model_override: string | undefined): AgentSnapshot {

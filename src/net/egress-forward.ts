@@ -6,6 +6,7 @@ import http, { type IncomingMessage, type ServerResponse } from 'node:http';
 import { pipeline, type Readable } from 'node:stream';
 import type { Gate, Refusal, Target } from './egress-gate.ts';
 import { codeOf, describeFailure } from './failure.ts';
+import { endToEnd, pairsOf, requestFields } from './hop.ts';
 
 export type Way = { dial: Gate; told: (refusal: Refusal, to: string) => void };
 
@@ -80,37 +81,13 @@ function parseAuthority(authority: string): URL | null {
 }
 
 function hostLies({ rawHeaders }: IncomingMessage, host: string): boolean {
-  const given = pairs(rawHeaders).filter(([name]) => name.toLowerCase() === 'host');
+  const given = pairsOf(rawHeaders).filter(([name]) => name.toLowerCase() === 'host');
   return given.length > 1 || given.some(([, value]) => parseAuthority(value)?.host !== host);
 }
 
 function headersOut(request: IncomingMessage, host: string): string[] {
-  const ours = ['host', 'content-length', 'expect'];
-  const kept = endToEnd(request).filter(([name]) => !ours.includes(name.toLowerCase()));
-  return ['Host', host, ...kept.flat(), ...framing(request), 'Connection', 'close'];
-}
-
-function framing({ headers, method = '' }: IncomingMessage): string[] {
-  if (headers['transfer-encoding'] !== undefined) return ['Transfer-Encoding', 'chunked'];
-  if (headers['content-length'] !== undefined) return ['Content-Length', headers['content-length']];
-  return BODYLESS.includes(method) ? [] : ['Content-Length', '0'];
-}
-
-const BODYLESS = ['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE'];
-
-/** Without what RFC 9110 §7.6.1 keeps to one hop, and what `Connection` names. */
-function endToEnd({ rawHeaders, headers }: IncomingMessage): [name: string, value: string][] {
-  const named = (headers.connection ?? '').split(',').map((name) => name.trim().toLowerCase());
-  const hop = new Set([...HOP_BY_HOP, ...named]);
-  return pairs(rawHeaders).filter(
-    ([name]) => !hop.has(name.toLowerCase()) && !name.toLowerCase().startsWith('proxy-'),
-  );
-}
-
-const HOP_BY_HOP = ['connection', 'keep-alive', 'te', 'trailer', 'transfer-encoding', 'upgrade'];
-
-function pairs(raw: readonly string[]): [name: string, value: string][] {
-  return raw.flatMap((name, index) => (index % 2 === 0 ? [[name, raw[index + 1] ?? '']] : []));
+  const kept = requestFields(request).filter(([name]) => !/^(?:host|expect|proxy-.*)$/i.test(name));
+  return ['Host', host, ...kept.flat(), 'Connection', 'close'];
 }
 
 function exchange(request: IncomingMessage, response: ServerResponse, outgoing: http.ClientRequest): void {
@@ -132,7 +109,12 @@ const NO_RESPONSE: Refusal = { status: 502, reason: 'The host sent no response.'
 function relay(incoming: IncomingMessage, response: ServerResponse): void {
   try {
     response.sendDate = false;
-    response.writeHead(incoming.statusCode ?? 0, endToEnd(incoming).flat());
+    response.writeHead(
+      incoming.statusCode ?? 0,
+      endToEnd(incoming)
+        .filter(([name]) => !/^proxy-/i.test(name))
+        .flat(),
+    );
   } catch {
     incoming.destroy();
     return fail(response, { status: 502, reason: "The host's response is not HTTP." });

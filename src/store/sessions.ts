@@ -1,6 +1,5 @@
 /** Sessions as rows: created in one statement with their first events, listed and read for HTTP. */
 import type { AgentSnapshot } from '../resource/agent.ts';
-import { OverwinterError } from '../resource/error.ts';
 import type { Limits } from '../resource/limits.ts';
 import type { Draft, SessionEvent } from '../session/event.ts';
 import { evolve } from '../session/evolve.ts';
@@ -18,11 +17,9 @@ import type { Database, Statement } from './ground/database.ts';
 import { destinationValues, INSERT_DESTINATIONS, type NewDestination } from './webhook/destinations.ts';
 import { EVENT_INSERT, EVENT_RETURNING, eventValues, type Flushed } from './flush.ts';
 import { outboxOfNewSession } from './webhook/outbox.ts';
+import { findCreated, type CreateKey } from './idempotency.ts';
 import { buildRows, type NewRow } from './rows.ts';
 import type { Db } from './ground/tables.ts';
-
-/** What makes a repeated create the same create (contract §5): one of the two mechanisms, or none. */
-export type CreateKey = { route: 'sessions' | 'sessions.key'; key: string; body_sha256: Buffer };
 
 export type NewSession = {
   id: string;
@@ -116,30 +113,9 @@ export async function createSession(
     ...destinationValues(session.destinations),
   ]);
   if (inserted[0]) return { created: true, state, rows, owes: inserted[0].owes };
-  const earlier = create_key && (await findCreated(database.db, org, create_key));
+  const earlier = create_key && (await findCreated(database.db, org, create_key, 'key'));
   if (earlier) return { created: false, id: earlier };
   throw new Error(`session ${id} was not created`);
-}
-
-/**
- * The session that an earlier create with this key made, if any.
- * @throws OverwinterError `idempotency_conflict` when that create had another body.
- */
-export async function findCreated(db: Db, org: string, key: CreateKey): Promise<string | undefined> {
-  const earlier = await db
-    .selectFrom('idempotency')
-    .select(['resource', 'body_sha256'])
-    .where('org', '=', org)
-    .where('route', '=', key.route)
-    .where('key', '=', key.key)
-    .executeTakeFirst();
-  if (!earlier) return undefined;
-  if (key.body_sha256.equals(Buffer.from(earlier.body_sha256))) return earlier.resource;
-  throw new OverwinterError(
-    'idempotency_conflict',
-    'create key already used with a different request',
-    'key',
-  );
 }
 
 export async function getSession(db: Db, org: string, id: string): Promise<SessionRow | undefined> {

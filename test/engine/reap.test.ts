@@ -27,7 +27,13 @@ const ROUNDS = numberOf('OVERWINTER_CRASH_ROUNDS', 1);
 const CREATE = ['computer.made', 'computer.intended', 'computer.woken', 'computer.recorded'];
 const STOP = ['computer.stop_intended', 'computer.slept', 'computer.snapshotted', 'computer.stopped'];
 const DELETE = [
-  ...['computer.delete_intended', 'computer.destroyed', 'computer.snapshot_removed', 'computer.forgotten'],
+  ...[
+    'computer.delete_intended',
+    'computer.destroyed',
+    'blob.all_removed',
+    'computer.snapshot_removed',
+    'computer.forgotten',
+  ],
   'computer.deleted',
 ];
 const SNAPSHOT = ['snapshot.intended', 'snapshot.written', 'snapshot.recorded'];
@@ -35,9 +41,8 @@ const UNSNAPSHOT = ['snapshot.hidden', 'snapshot.blob_removed'];
 
 describe('the places to be killed at', () => {
   it('are all that computers have', () => {
-    const named = failpoints.filter((name) => /^(computer|snapshot)\./.test(name));
+    const named = failpoints.filter((name) => /^(computer|snapshot)\.|^blob\.all_removed$/.test(name));
     const reached = [...CREATE, ...STOP, ...DELETE, ...SNAPSHOT, ...UNSNAPSHOT];
-    // The reaper's own comes after what it does for the others.
     expect([...reached, 'computer.reaped'].toSorted()).toEqual(named.toSorted());
   });
 });
@@ -61,6 +66,16 @@ describe('killed after', () => {
       for (let round = 0; round < ROUNDS; round += 1) await killAndSettle(world, failpoint, bystander);
     },
   );
+
+  it('computer.reaped leaves the rest to the next', { timeout: 40_000 }, async () => {
+    const doomed = await world.start({ OVERWINTER_FAILPOINT: 'computer.woken' });
+    await create(doomed).catch(() => undefined);
+    await eventually(() => doomed.process.signalCode === 'SIGKILL');
+    // It may die before it has said that it serves.
+    const reaping = await world.start({ OVERWINTER_FAILPOINT: 'computer.reaped' }).catch(() => undefined);
+    if (reaping) await eventually(() => reaping.process.signalCode === 'SIGKILL');
+    await settle(world, bystander);
+  });
 });
 
 const FREEZER = '/sys/fs/cgroup/freezer/overwinter';
@@ -108,6 +123,11 @@ async function killAndSettle(world: World, failpoint: string, bystander: Answer)
   const doomed = await world.start({ OVERWINTER_FAILPOINT: failpoint });
   await journey(doomed).catch(() => undefined);
   await eventually(() => doomed.process.signalCode === 'SIGKILL');
+  await settle(world, bystander);
+}
+
+/** The next server brings all to rest; what is left works, and can be removed to the last byte. */
+async function settle(world: World, bystander: Answer): Promise<void> {
   const node = await world.start();
   await eventually(async () => (await list(node)).every(({ status }) => AT_REST.has(status)));
   const left = await list(node);
@@ -127,6 +147,7 @@ async function killAndSettle(world: World, failpoint: string, bystander: Answer)
     await call(node, `DELETE /v1/computers/${heir.id}`);
     await call(node, `DELETE /v1/snapshots/${id}`);
   }
+  await eventually(() => snapshots(world).length === 0);
   await node.stop();
 }
 
@@ -163,6 +184,11 @@ async function call(node: TestNode, what: string, body?: object): Promise<Answer
   });
   if (!response.ok) throw new Error(`${what} answered ${response.status}: ${await response.text()}`);
   return (await response.json()) as Answer;
+}
+
+/** The blobs of snapshots, whole or in parts. */
+function snapshots(world: World): string[] {
+  return fs.globSync(path.join(world.directory, 'blobs', '{snapshots,.parts}', '*'));
 }
 
 /** The computers that have anything on disk. */

@@ -9,8 +9,10 @@ import {
   type NetworkPolicy,
   type Template,
 } from '../../resource/computer/spec.ts';
+import { canonicalJson } from '../../resource/canonical-json.ts';
 import { OverwinterError } from '../../resource/error.ts';
-import { findComputer, findCreatedComputer } from '../../store/computer/computers.ts';
+import { findComputer, IDEMPOTENCY_HEADER } from '../../store/computer/computers.ts';
+import { findCreated, type CreateKey } from '../../store/idempotency.ts';
 import { getSnapshot } from '../../store/computer/snapshots.ts';
 import type { Runtime } from '../runtime.ts';
 import type { Computers } from './computers.ts';
@@ -42,10 +44,9 @@ export async function createComputer(
   request: CreateComputer,
 ): Promise<ComputerState> {
   const { idempotency_key, ...wanted } = request;
-  const create_key =
-    idempotency_key === undefined ? null : { key: idempotency_key, body_sha256: digestOf(wanted) };
+  const create_key = createKey(idempotency_key, wanted);
   // A repetition is one whatever has become of what the first had named.
-  const earlier = create_key && (await findCreatedComputer(runtime.database.db, org, create_key));
+  const earlier = create_key && (await findCreated(runtime.database.db, org, create_key, IDEMPOTENCY_HEADER));
   if (earlier) return await computers.settled(earlier);
   const driver = driverFor(runtime, wanted.driver);
   const snapshot = await snapshotOf(runtime, org, wanted.snapshot_id);
@@ -158,9 +159,8 @@ function baseImage({ images }: Runtime, driver: DriverName, image: string): stri
   throw new OverwinterError('invalid', `unknown image; there is: ${known}`, 'image');
 }
 
-function digestOf(wanted: object): Buffer {
-  const fields = Object.entries(wanted)
-    .filter(([, value]) => value !== undefined)
-    .sort(([a], [b]) => (a < b ? -1 : 1));
-  return createHash('sha256').update(JSON.stringify(fields)).digest();
+function createKey(key: string | undefined, wanted: object): CreateKey | null {
+  if (key === undefined) return null;
+  const body_sha256 = createHash('sha256').update(canonicalJson(wanted)).digest();
+  return { route: 'computers', key, body_sha256 };
 }

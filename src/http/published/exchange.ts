@@ -5,7 +5,8 @@
 import { request, type ClientRequest, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { isUpgrading, takeSocket } from '../v1/terminal/upgrade.ts';
-import { pairsOf, requestHeaders, responseHeaders } from './headers.ts';
+import { endToEnd, pairsOf } from '../../net/hop.ts';
+import { requestHeaders } from './headers.ts';
 import { say } from './say.ts';
 
 export type ExchangeOptions = {
@@ -93,7 +94,7 @@ function passBack(response: IncomingMessage, outgoing: ServerResponse, connectio
   // Said too late already; or the answer broke off before.
   if (outgoing.headersSent || outgoing.destroyed) return void connection.destroy();
   outgoing.sendDate = false;
-  outgoing.writeHead(response.statusCode ?? 502, response.statusMessage ?? '', responseHeaders(response));
+  outgoing.writeHead(response.statusCode ?? 502, response.statusMessage ?? '', endToEnd(response).flat());
   outgoing.flushHeaders();
   // An answer that breaks off must not look whole.
   response.on('aborted', () => outgoing.destroy());

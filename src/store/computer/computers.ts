@@ -9,10 +9,10 @@ import {
   type ComputerState,
   type ComputerStatus,
 } from '../../resource/computer/life.ts';
-import { OverwinterError } from '../../resource/error.ts';
 import type { Database, Statement } from '../ground/database.ts';
 import type { Db } from '../ground/tables.ts';
 import { EVENT_INSERT, eventValues } from '../flush.ts';
+import { findCreated, type CreateKey } from '../idempotency.ts';
 import { computerKind } from '../kind.ts';
 import { buildRows, type NewRow } from '../rows.ts';
 
@@ -24,7 +24,7 @@ export type NewComputer = {
   /** Whose hands it is, and the epoch with which the session's runner holds it. */
   session: { id: string; epoch: number } | null;
   /** Makes a repeated create the same create. */
-  create_key: { key: string; body_sha256: Buffer } | null;
+  create_key: CreateKey | null;
   drafts: ComputerDraft[];
 };
 
@@ -85,36 +85,12 @@ export async function createComputer(
       because: session && (await ofSession(database.db, session.id)) ? 'not_held' : 'name_taken',
     };
   }
-  const earlier = create_key && (await findCreatedComputer(database.db, org, create_key));
+  const earlier = create_key && (await findCreated(database.db, org, create_key, IDEMPOTENCY_HEADER));
   return earlier ? { made: 'before', id: earlier } : { made: 'not', because: 'not_held' };
 }
 
 const UNIQUE_VIOLATION = '23505';
-
-/**
- * The computer that an earlier create with this key made, if any.
- * @throws OverwinterError `idempotency_conflict` when that create had another body.
- */
-export async function findCreatedComputer(
-  db: Db,
-  org: string,
-  { key, body_sha256 }: NonNullable<NewComputer['create_key']>,
-): Promise<string | undefined> {
-  const earlier = await db
-    .selectFrom('idempotency')
-    .select(['resource', 'body_sha256'])
-    .where('org', '=', org)
-    .where('route', '=', 'computers')
-    .where('key', '=', key)
-    .executeTakeFirst();
-  if (!earlier) return undefined;
-  if (body_sha256.equals(Buffer.from(earlier.body_sha256))) return earlier.resource;
-  throw new OverwinterError(
-    'idempotency_conflict',
-    'the Idempotency-Key was used with a different request',
-    'Idempotency-Key',
-  );
-}
+export const IDEMPOTENCY_HEADER = 'Idempotency-Key';
 
 /** Which of the names no living computer of the org has. */
 export async function freeNames(db: Db, org: string, names: string[]): Promise<string[]> {

@@ -117,14 +117,6 @@ export async function until(is: () => boolean): Promise<void> {
   while (!is()) await new Promise((resolve) => setTimeout(resolve, 5));
 }
 
-/** Until a count has stood still for a while. */
-export async function untilStill(count: () => number): Promise<void> {
-  for (let before = -1; before !== count();) {
-    before = count();
-    await new Promise((resolve) => setTimeout(resolve, 400));
-  }
-}
-
 /** `ActiveOpens` of this namespace: counts every SYN for a new connection, answered or not. */
 export function connectionsOpened(): number {
   const [names, values] = fs
