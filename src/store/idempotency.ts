@@ -30,7 +30,7 @@ export async function findCreated(
   if (body_sha256.equals(Buffer.from(earlier.body_sha256))) return earlier.resource;
   throw new OverwinterError(
     'idempotency_conflict',
-    // In the words of contract §5 for a session's key.
+    // In the words of contract §4 for a session's key.
     `${param === 'key' ? 'create key' : param} already used with a different request`,
     param,
   );
