@@ -8,7 +8,6 @@ import os from 'node:os';
 import path from 'node:path';
 import { readConfig } from '../src/config.ts';
 import { installImage } from '../src/sandbox/bwrap/images.ts';
-import { inheritedDescriptors } from '../src/sandbox/bwrap/launch.ts';
 
 const USAGE = 'npm run image -- debian [bookworm]  |  npm run image -- import NAME FILE.tar';
 const DEFAULT_SUITE = 'bookworm';
@@ -47,7 +46,7 @@ async function debian(suite: string): Promise<string> {
 async function put(name: string, tar: string): Promise<string> {
   const { OVERWINTER_COMPUTERS_DIR, OVERWINTER_UID_BASE: uid_base } = readConfig(process.env);
   const computers_dir = OVERWINTER_COMPUTERS_DIR ?? '/var/lib/overwinter/computers';
-  const made = await installImage({ computers_dir, uid_base }, name, tar, inheritedDescriptors());
+  const made = await installImage({ computers_dir, uid_base }, name, tar);
   return made
     ? `The image ${name} is installed.`
     : `The image ${name} is there already; nothing was changed.`;

@@ -10,6 +10,7 @@ fail() {
 
 missing=
 command -v bwrap >/dev/null 2>&1 || missing="$missing bubblewrap"
+[ -x /usr/bin/perl ] || missing="$missing perl-base"
 command -v ip >/dev/null 2>&1 || [ -x /usr/sbin/ip ] || missing="$missing iproute2"
 missing=${missing# }
 

@@ -15,7 +15,6 @@ import type { Awake, Ground, Log } from './bwrap/awake.ts';
 import { BLOCK_UIDS } from './bwrap/block.ts';
 import { openCgroups } from './bwrap/cgroup.ts';
 import { imageDirectory, listImages } from './bwrap/images.ts';
-import { inheritedDescriptors } from './bwrap/launch.ts';
 import type { Identity } from './bwrap/launch.ts';
 import { endProcess } from './leftover.ts';
 import { listPlaces, makePlace, placeOf, readRecord, removePlace, sweepPlaces } from './place.ts';
@@ -115,7 +114,7 @@ async function prepare(keeper: Keeper): Promise<Ground> {
     await mkdir(directory, { recursive: true });
     await chmod(directory, slots === null ? 0o700 : 0o711);
   }
-  const fixtures = { ...(await writeFixtures(fixtures_dir, version)), inherited_fds: inheritedDescriptors() };
+  const fixtures = await writeFixtures(fixtures_dir, version);
   await sweepPlaces(installation_dir);
   await sweepSlots(keeper);
   const cgroups = cgroup_root === null ? null : await openCgroups(cgroup_root, installation);

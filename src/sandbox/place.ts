@@ -5,7 +5,7 @@
  */
 
 import { randomBytes } from 'node:crypto';
-import { chmod, chown, mkdir, readFile, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, readFile, readdir, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BLOCK_UIDS } from './bwrap/block.ts';
 import { isBlock } from './bwrap/launch.ts';
@@ -107,6 +107,7 @@ export async function writeRecord(place: Place, record: PlaceRecord): Promise<vo
 
 /** Takes the directory out of sight in one step, then removes it. Idempotent. */
 export async function removePlace(installation_dir: string, place: Place): Promise<void> {
+  if (await isEmptied(place.directory)) return;
   const gone = join(installation_dir, `${GONE}${place.id}-${randomBytes(6).toString('hex')}`);
   try {
     await rename(place.directory, gone);
@@ -115,6 +116,14 @@ export async function removePlace(installation_dir: string, place: Place): Promi
     throw error;
   }
   await removeTree(gone);
+}
+
+/** Whether it was empty, as one that was just made, and is gone now. */
+async function isEmptied(directory: string): Promise<boolean> {
+  return await rmdir(directory).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** The ids of the computers that have a directory here. */
@@ -131,10 +140,14 @@ export async function sweepPlaces(installation_dir: string): Promise<void> {
   }
 }
 
-/** `chmod -R` and `rm` go by descriptors and follow no link; `chmod` because a plain user cannot enter mode 000. */
+/** `rm` and `chmod -R` go by descriptors and follow no link; `chmod` where a plain user meets what it cannot enter. */
 async function removeTree(directory: string): Promise<void> {
-  await run(['chmod', '-R', 'u+rwX', '--', directory], { timeout_ms: REMOVE_MS_MAX }).catch(() => '');
-  await run(['rm', '-rf', '--one-file-system', '--', directory], { timeout_ms: REMOVE_MS_MAX });
+  const limit = { timeout_ms: REMOVE_MS_MAX };
+  const remove = (): Promise<string> => run(['rm', '-rf', '--one-file-system', '--', directory], limit);
+  await remove().catch(async () => {
+    await run(['chmod', '-R', 'u+rwX', '--', directory], limit).catch(() => '');
+    await remove();
+  });
 }
 
 async function own(directory: string, identity: Identity, mode: number): Promise<void> {

@@ -7,7 +7,6 @@
  * Nothing is bounded: not memory, processes, CPU or disk.
  */
 
-import { once } from 'node:events';
 import { readFile, readdir } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { join } from 'node:path';
@@ -29,7 +28,8 @@ import {
   writeRecord,
 } from './place.ts';
 import type { Place } from './place.ts';
-import { collect, start, succeeded, unlessReaderClosed } from './run.ts';
+import { start } from './launcher.ts';
+import { collect, succeeded, unlessReaderClosed } from './run.ts';
 import { oneAtATime } from '../resource/serial.ts';
 
 export type ProcessOptions = {
@@ -110,14 +110,16 @@ async function provide(keeper: Keeper, place: Place, request: WakeRequest): Prom
   await removePlace(keeper.installation_dir, place);
   await makePlace(place, IDENTITY);
   if (open === null) return 'empty';
-  const child = start(
+  const program = await start(
     ['tar', '--extract', '--file=-', '--no-same-owner'],
     ['pipe', 'ignore', 'pipe'],
-    place.directory,
+    { cwd: place.directory },
   );
-  const ended = succeeded(child, collect(child, 'stderr'), ARCHIVE_MS_MAX);
+  const ended = succeeded(program, collect(program, 2), ARCHIVE_MS_MAX);
   ended.catch(() => {});
-  await pipeline(await open(), createZstdDecompress(), child.stdin as Writable).catch(unlessReaderClosed);
+  await pipeline(await open(), createZstdDecompress(), program.pipes[0] as Writable).catch(
+    unlessReaderClosed,
+  );
   await ended;
   await keeper.options.fail('sandbox.restored');
   return 'restored';
@@ -129,36 +131,35 @@ async function awaken(keeper: Keeper, place: Place, generation: number): Promise
   await keeper.options.fail('sandbox.recorded');
   await writeRelay(control);
   const loop = loopScript({ directory: control, processes_max: null, before: null });
-  const child = start(['env', ...environment(place, control), 'sh', '-c', loop], ['pipe', 'pipe', 'ignore']);
+  const command = ['env', ...environment(place, control), 'sh', '-c', loop];
+  const program = await start(command, ['pipe', 'pipe', 'ignore']);
   let ending = false;
-  const exited = once(child, 'exit');
-  const closed = new Promise((resolve) => child.once('close', resolve));
   const kill = (): void => {
     ending = true;
-    child.kill('SIGKILL');
+    program.kill();
   };
   const channel = openChannel({
-    ...{ child, closed, kill },
+    ...{ program, kill },
     held: () => false,
     memory_kills: async () => null,
     directory: { outside: control, inside: control },
     translate: (text) => translated(text, place),
     fail: keeper.options.fail,
   });
-  const ended = exited.then(() => endMarked(mark(control))).then(() => channel.close());
+  const ended = program.exited.then(() => endMarked(mark(control))).then(() => channel.close());
   await channel.ready;
   const hibernate = async (): Promise<void> => {
     kill();
     await ended;
     await keeper.options.fail('sandbox.hibernated');
   };
-  const alive = (): boolean => !ending && child.exitCode === null && child.signalCode === null;
+  const alive = (): boolean => !ending && program.end() === null;
   const computer: Computer = {
     ...{ generation, alive, hibernate },
     ...{ exec: channel.exec, pty: channel.pty, connect: channel.connect },
     async usage() {
       const used = await usageOf((await marked(mark(control))).map(String));
-      return { ...used, disk_bytes: null, uptime_ms: await uptimeOf(child.pid as number) };
+      return { ...used, disk_bytes: null, uptime_ms: await uptimeOf(program.pid) };
     },
   };
   return { ended, computer };
@@ -183,15 +184,17 @@ async function snapshot(keeper: Keeper, id: string): Promise<AsyncIterable<Uint8
 }
 
 async function* archive({ directory }: Place): AsyncGenerator<Uint8Array, void> {
-  const child = start(
+  const program = await start(
     ['tar', '--create', '--file=-', 'workspace', 'home'],
     ['ignore', 'pipe', 'pipe'],
-    directory,
+    {
+      cwd: directory,
+    },
   );
-  const ended = succeeded(child, collect(child, 'stderr'), ARCHIVE_MS_MAX, [0, CHANGED_CODE]);
+  const ended = succeeded(program, collect(program, 2), ARCHIVE_MS_MAX, [0, CHANGED_CODE]);
   ended.catch(() => {});
   const compress = createZstdCompress({ params: { [constants.ZSTD_c_compressionLevel]: 3 } });
-  const copied = pipeline(child.stdout as Readable, compress);
+  const copied = pipeline(program.pipes[1] as Readable, compress);
   copied.catch(() => {});
   for await (const chunk of compress) yield chunk as Uint8Array;
   await Promise.all([copied, ended]);

@@ -1,51 +1,30 @@
-/**
- * Short helper programs of the host. Invariant: each has a time limit, an empty environment but for PATH, and none of
- * the server's descriptors.
- */
+/** Short helper programs of the host. Invariant: each has a time limit. */
 
-import { spawn } from 'node:child_process';
-import type { ChildProcess, StdioOptions } from 'node:child_process';
+import { start, type Program } from './launcher.ts';
 
-const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 const TEXT_BYTES_MAX = 65_536;
 
 export type RunOptions = { cwd?: string; timeout_ms: number };
 
-/** Starts a program with nothing of the server's own: no environment, no descriptor that is not listed. */
-export function start(command: string[], stdio: StdioOptions, cwd = '/'): ChildProcess {
-  const child = spawn(command[0] as string, command.slice(1), {
-    cwd,
-    stdio,
-    env: { PATH, LC_ALL: 'C.UTF-8' },
-  });
-  // An `error` that nobody listens to, of a failed kill for one, would end the server.
-  child.on('error', () => {});
-  return child;
-}
-
 /** Runs to the end and returns its output. Rejects when it fails, with the end of what it said. */
-export async function run(command: string[], { cwd, timeout_ms }: RunOptions): Promise<string> {
-  const child = start(command, ['ignore', 'pipe', 'pipe'], cwd);
-  const output = collect(child, 'stdout');
-  await succeeded(child, collect(child, 'stderr'), timeout_ms);
+export async function run(command: string[], { cwd = '/', timeout_ms }: RunOptions): Promise<string> {
+  const program = await start(command, ['ignore', 'pipe', 'pipe'], { cwd });
+  const output = collect(program, 1);
+  await succeeded(program, collect(program, 2), timeout_ms);
   return output();
 }
 
 /** Resolves when the program ended well; kills it at the time limit. */
 export async function succeeded(
-  child: ChildProcess,
+  program: Program,
   complaint: () => string,
   timeout_ms: number,
   codes: number[] = [0],
 ): Promise<void> {
-  const timer = setTimeout(() => child.kill('SIGKILL'), timeout_ms);
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  child.once('error', reject);
-  child.once('close', (code, signal) => {
-    if (code !== null && codes.includes(code)) resolve();
-    else reject(new Error(`${child.spawnfile} ended with ${code ?? signal}: ${complaint().trim()}`));
-  });
-  await promise.finally(() => clearTimeout(timer));
+  const timer = setTimeout(program.kill, timeout_ms);
+  const { code, signal } = await program.closed.finally(() => clearTimeout(timer));
+  if (code === null || !codes.includes(code))
+    throw new Error(`${program.name} ended with ${code ?? `signal ${signal}`}: ${complaint().trim()}`);
 }
 
 /**
@@ -56,11 +35,11 @@ export function unlessReaderClosed(error: NodeJS.ErrnoException): void {
   if (!['ERR_STREAM_PREMATURE_CLOSE', 'EPIPE', 'ECONNRESET'].includes(error.code ?? '')) throw error;
 }
 
-/** Keeps the first bytes of a stream and drains the rest. */
-export function collect(child: ChildProcess, stream: 'stdout' | 'stderr'): () => string {
+/** Keeps the first bytes of what it writes to a descriptor and drains the rest. */
+export function collect({ pipes }: Program, descriptor: 1 | 2): () => string {
   const kept: Buffer[] = [];
   let bytes = 0;
-  child[stream]?.on('data', (data: Buffer) => {
+  pipes[descriptor]?.on('data', (data: Buffer) => {
     if (bytes < TEXT_BYTES_MAX) kept.push(data.subarray(0, TEXT_BYTES_MAX - bytes));
     bytes += data.length;
   });

@@ -16,6 +16,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Driver, WakeRequest } from '../../src/resource/computer/driver.ts';
 import { ComputerLost } from '../../src/resource/computer/driver.ts';
 import { openChannel } from '../../src/sandbox/channel/channel.ts';
+import { start } from '../../src/sandbox/launcher.ts';
 import { identify } from '../../src/sandbox/leftover.ts';
 import { tryComputer } from '../../src/sandbox/bwrap/probe.ts';
 import { bytesOf, freshId, runScript, until } from '../conformance/computers.ts';
@@ -176,14 +177,13 @@ describe('reports', () => {
   test.each(['yes exited 1 0', 'yes junk', 'head -c 1000000 /dev/zero; sleep 60'])(
     'a computer that floods them with `%s` is ended',
     async (flood) => {
-      const child = spawn('sh', ['-c', flood], { stdio: ['pipe', 'pipe', 'ignore'], detached: true });
+      const program = await start(['setsid', 'sh', '-c', flood], ['pipe', 'pipe', 'ignore']);
       let killed = false;
       const channel = openChannel({
-        child,
-        closed: new Promise((resolve) => child.once('close', resolve)),
+        program,
         directory: { outside: '/nonexistent', inside: '/nonexistent' },
         kill: () => {
-          if (!killed) process.kill(-(child.pid as number), 'SIGKILL');
+          if (!killed) process.kill(-program.pid, 'SIGKILL');
           killed = true;
         },
         held: () => false,
@@ -227,7 +227,7 @@ describe('probe', () => {
   });
 
   test.each([
-    ['spawn bwrap ENOENT', 'apt-get install bubblewrap'],
+    ['bwrap ended with 127: cannot start bwrap: No such file or directory', 'apt-get install bubblewrap'],
     ['bwrap: No permissions to create new namespace', 'ser namespaces are'],
     ['bwrap: setting up uid map: Permission denied', 'ser namespaces are'],
     ["EACCES: permission denied, mkdir '/var/lib/x'", 'OVERWINTER_COMPUTERS_DIR'],

@@ -3,10 +3,10 @@
  * Invariant: what was archived can be unpacked again: what no path can name is left out, with a warning.
  */
 
-import type { ChildProcess } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { constants, createZstdCompress, createZstdDecompress } from 'node:zlib';
+import type { Program } from '../launcher.ts';
 import { isBlock } from './launch.ts';
 import type { Identity } from './launch.ts';
 import type { Place } from '../place.ts';
@@ -53,20 +53,20 @@ export async function* archive(
   const names = directories(confined).map(({ name }) => name);
   const tar = [...WRITE, ...attributes(confined), '--anchored', '--exclude="$0"', '"$@"'].join(' ');
   const script = `${SAYING} & ${tar}; code=$?; wait; exit $code`;
-  const child = await tool(confined, ['/bin/sh', '-c', script, TOO_DEEP, ...names], false);
-  child.stdin?.end();
-  const said = collect(child, 'stderr');
-  const ended = succeeded(child, shortened(said), ARCHIVE_MS_MAX, awake ? [0, CHANGED_CODE] : [0]);
+  const program = await tool(confined, ['/bin/sh', '-c', script, TOO_DEEP, ...names], false);
+  program.pipes[0]?.end();
+  const said = collect(program, 2);
+  const ended = succeeded(program, shortened(said), ARCHIVE_MS_MAX, awake ? [0, CHANGED_CODE] : [0]);
   ended.catch(() => {});
   const compress = createZstdCompress({ params: { [constants.ZSTD_c_compressionLevel]: COMPRESSION_LEVEL } });
-  const copied = pipeline(child.stdout as Readable, compress);
+  const copied = pipeline(program.pipes[1] as Readable, compress);
   copied.catch(() => {});
   try {
     for await (const chunk of compress) yield chunk as Uint8Array;
     await Promise.all([copied, ended]);
     if (said().includes(TOO_DEEP_SAID)) leftOut();
   } finally {
-    child.kill('SIGKILL');
+    program.kill();
   }
 }
 
@@ -79,32 +79,34 @@ export async function unarchive(
   const owner = isBlock(confined.identity) ? ['--same-owner', '--numeric-owner'] : ['--no-same-owner'];
   // An archive of an earlier version may hold what is too deep.
   const tar = [...READ, ...owner, ...attributes(confined), '--anchored', '--exclude="$0"'].join(' ');
-  const child = await tool(confined, ['/bin/sh', '-c', `exec ${tar}`, TOO_DEEP], true);
-  const ended = succeeded(child, shortened(collect(child, 'stderr')), ARCHIVE_MS_MAX);
+  const program = await tool(confined, ['/bin/sh', '-c', `exec ${tar}`, TOO_DEEP], true);
+  const ended = succeeded(program, shortened(collect(program, 2)), ARCHIVE_MS_MAX);
   ended.catch(() => {});
   const bound = bounded(disk_bytes * ARCHIVE_SLACK + ARCHIVE_SLACK_BYTES);
   try {
-    await pipeline(content, createZstdDecompress(), bound, child.stdin as Writable).catch(unlessReaderClosed);
+    await pipeline(content, createZstdDecompress(), bound, program.pipes[0] as Writable).catch(
+      unlessReaderClosed,
+    );
     await ended;
   } finally {
-    child.kill('SIGKILL');
+    program.kill();
   }
 }
 
 /** The bytes on disk of everything the computer has written, modes and planted links notwithstanding. */
 export async function measure(confined: Confined): Promise<number> {
   const names = directories(confined).map(({ name }) => name);
-  const child = await tool(confined, ['/bin/sh', '-c', MEASURE, 'sh', ...names], false);
-  const output = collect(child, 'stdout');
-  child.stdin?.end();
-  await succeeded(child, shortened(collect(child, 'stderr')), MEASURE_MS_MAX);
+  const program = await tool(confined, ['/bin/sh', '-c', MEASURE, 'sh', ...names], false);
+  const output = collect(program, 1);
+  program.pipes[0]?.end();
+  await succeeded(program, shortened(collect(program, 2)), MEASURE_MS_MAX);
   const [bytes = 0, entries = 0] = output()
     .split('\n')
     .map((line) => Number.parseInt(line, 10));
   return bytes + entries * ENTRY_BYTES;
 }
 
-function tool(confined: Confined, command: string[], writable: boolean): Promise<ChildProcess> {
+function tool(confined: Confined, command: string[], writable: boolean): Promise<Program> {
   const { identity, fixtures } = confined;
   const binds = directories(confined).map(({ name, from }) => ({ from, to: `/computer/${name}`, writable }));
   return startTool({ identity, fixtures, binds, command });

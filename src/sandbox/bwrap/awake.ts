@@ -143,16 +143,16 @@ type Attachment = { ground: Ground; awakening: Awakening; means: Means; launched
 async function attach(attachment: Attachment): Promise<Awake> {
   const { ground, awakening, means, launched } = attachment;
   const { place, generation } = awakening;
-  const { child, closed, process } = launched;
+  const { program, process } = launched;
   let ending = false;
   const still = stillness(ground.cgroups, means.group);
   const kill = (): void => {
     ending = true;
-    child.kill('SIGKILL');
+    program.kill();
     void still.end();
   };
   const channel = openChannel({
-    ...{ child, closed, kill },
+    ...{ program, kill },
     held: still.held,
     directory: { outside: means.control, inside: CONTROL_INSIDE },
     memory_kills: async () => (await ground.cgroups?.memoryKills(means.group)) ?? null,
@@ -163,9 +163,9 @@ async function attach(attachment: Attachment): Promise<Awake> {
   await writeRecord(place, { generation, process, ...image });
   await ground.fail('sandbox.recorded');
   await untilReady(channel, launched, kill);
-  const alive = (): boolean => !ending && child.exitCode === null && child.signalCode === null;
+  const alive = (): boolean => !ending && program.end() === null;
   const watching = new AbortController();
-  const ended = closed.then(() => {
+  const ended = program.closed.then(() => {
     watching.abort();
     return finish(attachment, channel);
   });

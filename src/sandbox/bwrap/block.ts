@@ -4,14 +4,13 @@
  * Invariant: whoever holds the descriptor can make no user namespace within, and maps no uid outside the block.
  */
 
-import { closeSync, openSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
-import type { ChildProcess } from 'node:child_process';
-import { start } from '../run.ts';
+import { start, type Program } from '../launcher.ts';
 
 export const BLOCK_UIDS = 65_536;
 
-export type Block = { fd: number; close(): void };
+/** `file` leads to it for as long as nobody has closed it. */
+export type Block = { file: string; close(): void };
 
 const MADE_MS_MAX = 10_000;
 const ANSWER_BYTES_MAX = 4096;
@@ -23,34 +22,35 @@ const MAPS = ['uid_map', 'gid_map', 'projid_map'];
 const BOUND = 'echo 0 >/proc/sys/user/max_user_namespaces && echo bounded; read -r _';
 const HOLD = `echo made; read -r _; exec /bin/sh -c '${BOUND}'`;
 
-/** The namespace lives as long as the descriptor or a process in it. `uid` owns it, which is what lets bwrap enter. */
+/** The namespace lives as long as a descriptor of it or a process in it. `uid` owns it, which is what lets bwrap enter. */
 export async function openBlock(uid: number): Promise<Block> {
   const own = ['setpriv', '--reuid', String(uid), '--regid', String(uid), '--clear-groups', '--'];
-  const holder = start([...own, 'unshare', '--user', '/bin/sh', '-c', HOLD], ['pipe', 'pipe', 'pipe']);
-  holder.stdin?.on('error', () => {});
+  const command = [...own, 'unshare', '--user', '/bin/sh', '-c', HOLD];
+  const holder = await start(command, ['pipe', 'pipe', 'pipe']);
   const said = answers(holder);
-  const timer = setTimeout(() => holder.kill('SIGKILL'), MADE_MS_MAX);
+  const timer = setTimeout(holder.kill, MADE_MS_MAX);
   try {
     await said('made');
     for (const map of MAPS) {
       await writeFile(`/proc/${holder.pid}/${map}`, `0 ${uid} ${BLOCK_UIDS}`);
     }
-    holder.stdin?.write('\n');
+    holder.pipes[0]?.write('\n');
     await said('bounded');
-    const fd = openSync(`/proc/${holder.pid}/ns/user`, 'r');
-    return { fd, close: () => closeSync(fd) };
+    return { file: `/proc/${holder.pid}/ns/user`, close: holder.kill };
+  } catch (error) {
+    holder.kill();
+    throw error;
   } finally {
     clearTimeout(timer);
-    holder.kill('SIGKILL');
   }
 }
 
 /** Resolves when the holder has said the word; rejects when it ends before. */
-function answers(holder: ChildProcess): (word: string) => Promise<void> {
+function answers(holder: Program): (word: string) => Promise<void> {
   let text = '';
   let ended = false;
   let look = (): void => {};
-  for (const stream of [holder.stdout, holder.stderr]) {
+  for (const stream of [holder.pipes[1], holder.pipes[2]]) {
     stream?.on('data', (data: Buffer) => {
       text = (text + data.toString()).slice(0, ANSWER_BYTES_MAX);
       look();
@@ -60,7 +60,7 @@ function answers(holder: ChildProcess): (word: string) => Promise<void> {
     ended = true;
     look();
   };
-  holder.once('error', end).once('close', end);
+  void holder.closed.then(end);
   return (word) =>
     new Promise((resolve, reject) => {
       look = () => {

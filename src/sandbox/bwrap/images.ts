@@ -47,7 +47,6 @@ export async function installImage(
   { computers_dir, uid_base }: ImageGround,
   name: string,
   tar_path: string,
-  inherited_fds: number[],
 ): Promise<boolean> {
   const target = imageDirectory(computers_dir, name);
   if ((await lstat(target).catch(() => null)) !== null) return false;
@@ -56,20 +55,20 @@ export async function installImage(
   await makeFolders(computers_dir, folder, uid_base);
   await removeParts(folder, name);
   const part = join(folder, `.part-${name}-${randomBytes(6).toString('hex')}`);
-  const fixtures = { ...(await writeFixtures(join(folder, '.view'), await bwrapVersion())), inherited_fds };
+  const fixtures = await writeFixtures(join(folder, '.view'), await bwrapVersion());
   await mkdir(part, { mode: 0o755 });
   await chown(part, uid_base, uid_base);
   try {
-    const child = await startTool({
+    const program = await startTool({
       identity: { kind: 'root', uid: uid_base, block: true },
       fixtures,
       binds: [{ from: part, to: '/computer/image', writable: true }],
       command: ['/bin/sh', '-c', INSTALL],
     });
-    child.stdout?.resume();
-    const ended = succeeded(child, lastLine(collect(child, 'stderr')), INSTALL_MS_MAX);
+    program.pipes[1]?.resume();
+    const ended = succeeded(program, lastLine(collect(program, 2)), INSTALL_MS_MAX);
     ended.catch(() => {});
-    await pipeline(content.createReadStream(), child.stdin as Writable).catch(unlessReaderClosed);
+    await pipeline(content.createReadStream(), program.pipes[0] as Writable).catch(unlessReaderClosed);
     await ended;
     await chown(part, uid_base, uid_base);
     await chmod(part, 0o755);

@@ -3,13 +3,11 @@
  * Invariant: the server's environment and descriptors reach none of it, and never does it run as plain root.
  */
 
-import { closeSync, openSync, readFileSync, readdirSync } from 'node:fs';
-import type { ChildProcess } from 'node:child_process';
-import type { Readable, Writable } from 'node:stream';
 import { ComputerLost } from '../../resource/computer/driver.ts';
 import { identify } from '../leftover.ts';
 import type { ProcessIdentity } from '../leftover.ts';
-import { collect, start } from '../run.ts';
+import { start, type Descriptor, type Program } from '../launcher.ts';
+import { collect } from '../run.ts';
 import { openBlock } from './block.ts';
 import { viewArguments } from './view.ts';
 import type { View } from './view.ts';
@@ -49,16 +47,14 @@ export type Launch = {
 };
 
 export type Launched = {
-  child: ChildProcess;
-  /** Resolves when the sandbox and all its pipes have ended. */
-  closed: Promise<unknown>;
+  /** The sandbox from outside; it ends with its pid 1. */
+  program: Program;
   /** The computer's pid 1, as the host sees it. */
   process: ProcessIdentity;
   /** What the sandbox complained of so far. */
   complaint: () => string;
 };
 
-const CLOSE_ON_EXEC = 0o2000000;
 const INFO_MS_MAX = 15_000;
 const INFO_BYTES_MAX = 4096;
 const OPEN_FILES_MAX = 4096;
@@ -67,71 +63,51 @@ const SECCOMP_FD = 4;
 const INFO_FD = 5;
 const USERNS_FD = 6;
 
-/** Descriptors above are not ours to hand in. */
-const LAST_FD = USERNS_FD;
-
-/** Joins every group named before `--`, then becomes the rest: moved later, its children would stay outside. */
-const JOIN = 'while [ "$1" != -- ]; do echo $$ >"$1" || exit 125; shift; done; shift; exec "$@"';
-
 /** Bubblewrap closes every descriptor that it was given but this one. */
 const WITHOUT_USERNS = `exec "$@" ${USERNS_FD}<&-`;
 
 /** Mounts, then becomes the rest. */
 const MOUNT = 'cd "$1" && mount -t overlay overlay -o "$2" "$3" || exit 125; cd /; shift 3; exec "$@"';
 
-/** Spawns the sandbox without waiting for it; its stdin, stdout and stderr are pipes. */
-export async function spawnSandbox(launch: Launch): Promise<ChildProcess> {
-  const { view, identity } = launch;
+/** Starts the sandbox without waiting for its pid 1; its standard input, output and error are pipes. */
+export async function startSandbox(launch: Launch): Promise<Program> {
+  const { view, identity, cgroup_files } = launch;
   const block = isBlock(identity) ? await openBlock(identity.uid) : null;
-  const seccomp = openSync(view.fixtures.seccomp_path, 'r');
+  const seccomp = { file: view.fixtures.seccomp_path };
+  const userns = block === null ? [] : [{ file: block.file }];
   try {
-    const userns = block === null ? [] : [block.fd];
-    const child = start(hostCommand(launch), ['pipe', 'pipe', 'pipe', 'pipe', seccomp, 'pipe', ...userns]);
-    const descriptors = { seccomp_fd: SECCOMP_FD, info_fd: INFO_FD, userns_fd: block && USERNS_FD };
-    const channel = pipeAt(child, ARGUMENTS_FD) as Writable;
-    channel.on('error', () => {});
-    channel.end(
-      viewArguments({ ...view, ...descriptors })
+    const descriptors: Descriptor[] = ['pipe', 'pipe', 'pipe', 'pipe', seccomp, 'pipe', ...userns];
+    const program = await start(hostCommand(launch), descriptors, { join: cgroup_files });
+    const numbers = { seccomp_fd: SECCOMP_FD, info_fd: INFO_FD, userns_fd: block && USERNS_FD };
+    program.pipes[ARGUMENTS_FD]?.end(
+      viewArguments({ ...view, ...numbers })
         .map((option) => `${option}\0`)
         .join(''),
     );
-    pipeAt(child, INFO_FD).on('error', () => {});
-    return child;
+    return program;
   } finally {
-    closeSync(seccomp);
     block?.close();
   }
 }
 
-/**
- * Descriptors that this process itself inherited without close-on-exec, from the shell or service that started it: they
- * would pass into every sandbox. What Node opens is not among them.
- */
-export function inheritedDescriptors(): number[] {
-  const all = readdirSync('/proc/self/fdinfo').map(Number);
-  return all.filter((fd) => fd > LAST_FD && !closesOnExec(fd));
-}
-
-/** Spawns and waits until the sandbox has a pid 1. Rejects with `ComputerLost` and what bubblewrap said. */
+/** Starts and waits until the sandbox has a pid 1. Rejects with `ComputerLost` and what bubblewrap said. */
 export async function launch(request: Launch): Promise<Launched> {
-  const child = await spawnSandbox(request);
-  const closed = new Promise((resolve) => child.once('close', resolve));
-  const complaint = collect(child, 'stderr');
-  const timer = setTimeout(() => child.kill('SIGKILL'), INFO_MS_MAX);
+  const program = await startSandbox(request).catch((error: Error) => {
+    throw new ComputerLost(`the sandbox did not start: ${error.message}`);
+  });
+  const complaint = collect(program, 2);
+  const timer = setTimeout(program.kill, INFO_MS_MAX);
   try {
-    const process = await identify(await childPid(child, complaint));
+    const process = await identify(await childPid(program, complaint));
     if (process === null) throw new ComputerLost('the sandbox ended while it started');
-    return { child, closed, complaint, process };
+    return { program, complaint, process };
   } finally {
     clearTimeout(timer);
   }
 }
 
-function hostCommand({ identity, cgroup_files, limits, overlay, command, view }: Launch): string[] {
-  const closing = view.fixtures.inherited_fds.map((fd) => `${fd}>&-`).join(' ');
+function hostCommand({ identity, limits, overlay, command }: Launch): string[] {
   return [
-    ...(closing === '' ? [] : ['bash', '--norc', '--noprofile', '-c', `exec ${closing}; exec "$@"`, 'bash']),
-    ...(cgroup_files.length === 0 ? [] : ['/bin/sh', '-c', JOIN, 'sh', ...cgroup_files, '--']),
     ...resourceLimits(limits),
     ...ownMounts(overlay),
     ...ownIdentity(identity),
@@ -142,20 +118,6 @@ function hostCommand({ identity, cgroup_files, limits, overlay, command, view }:
     ...(isBlock(identity) ? ['/bin/sh', '-c', WITHOUT_USERNS, 'sh'] : []),
     ...command,
   ];
-}
-
-/** The types of Node know five descriptors. */
-function pipeAt(child: ChildProcess, index: number): Readable | Writable {
-  return (child.stdio as (Readable | Writable)[])[index] as Readable | Writable;
-}
-
-function closesOnExec(fd: number): boolean {
-  try {
-    const flags = /^flags:\s*([0-7]+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1] ?? '0';
-    return (Number.parseInt(flags, 8) & CLOSE_ON_EXEC) !== 0;
-  } catch {
-    return true;
-  }
 }
 
 function resourceLimits({ file_bytes, data_bytes }: ResourceLimits): string[] {
@@ -176,16 +138,17 @@ function ownIdentity(identity: Identity): string[] {
   return ['setpriv', '--reuid', uid, '--regid', uid, '--clear-groups', '--no-new-privs', '--'];
 }
 
-function childPid(child: ChildProcess, complaint: () => string): Promise<number> {
-  const { promise, resolve, reject } = Promise.withResolvers<number>();
-  const info = pipeAt(child, INFO_FD);
+async function childPid({ pipes, closed }: Program, complaint: () => string): Promise<number> {
+  const { promise, resolve } = Promise.withResolvers<number>();
   let text = '';
-  info.on('data', (data: Buffer) => {
+  pipes[INFO_FD]?.on('data', (data: Buffer) => {
     text = (text + data.toString()).slice(0, INFO_BYTES_MAX);
     const pid = /"child-pid": (\d+)/.exec(text)?.[1];
     if (pid !== undefined) resolve(Number(pid));
   });
-  child.once('error', (error) => reject(new ComputerLost(`the sandbox did not start: ${error.message}`)));
-  child.once('close', () => reject(new ComputerLost(`the sandbox did not start: ${complaint().trim()}`)));
-  return promise;
+  const ended = closed.then(() => {
+    throw new ComputerLost(`the sandbox did not start: ${complaint().trim()}`);
+  });
+  ended.catch(() => {});
+  return await Promise.race([promise, ended]);
 }

@@ -59,9 +59,10 @@ async function expectWorking(computer: Computer): Promise<void> {
 
 async function reasonOf(error: Error, computers_dir: string): Promise<string> {
   const text = error.message.replaceAll(/\s+/g, ' ').trim();
-  if (/spawn bwrap E(NOENT|ACCES)/.test(text)) {
+  if (/cannot start bwrap/.test(text)) {
     return 'bubblewrap is missing: run `apt-get install bubblewrap`.';
   }
+  if (/spawn \/usr\/bin\/perl/.test(text)) return 'perl is missing: run `apt-get install perl-base`.';
   if (/namespace|uid map|Operation not permitted/i.test(text)) return await namespaceReason(text);
   if (/EACCES|EPERM|Permission denied|Can't (find source|bind)/i.test(text)) {
     return `Computers cannot be kept in ${computers_dir} (${text}): set OVERWINTER_COMPUTERS_DIR to a directory that the server can write and other users can reach.`;

@@ -4,8 +4,8 @@
  * no archive can write outside.
  */
 
-import type { ChildProcess } from 'node:child_process';
-import { isBlock, spawnSandbox } from './launch.ts';
+import type { Program } from '../launcher.ts';
+import { isBlock, startSandbox } from './launch.ts';
 import type { Identity } from './launch.ts';
 import type { Bind, Fixtures } from './view.ts';
 
@@ -21,9 +21,9 @@ const BLOCK_CAPABILITIES = [...CAPABILITIES, 'CHOWN', 'FSETID', 'SETFCAP'];
 export type Tool = { identity: Identity; fixtures: Fixtures; binds: Bind[]; command: string[] };
 
 /** Starts it with `/computer`, below which the binds belong, as its directory, and pipes. */
-export async function startTool({ identity, fixtures, binds, command }: Tool): Promise<ChildProcess> {
+export async function startTool({ identity, fixtures, binds, command }: Tool): Promise<Program> {
   const block = isBlock(identity);
-  const child = await spawnSandbox({
+  return await startSandbox({
     identity,
     command,
     cgroup_files: [],
@@ -36,6 +36,4 @@ export async function startTool({ identity, fixtures, binds, command }: Tool): P
       ...{ scratch_bytes: SCRATCH_BYTES, capabilities: block ? BLOCK_CAPABILITIES : CAPABILITIES },
     },
   });
-  child.stdin?.on('error', () => {});
-  return child;
 }

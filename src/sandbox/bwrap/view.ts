@@ -4,7 +4,7 @@
  * system of the computer's own, and this computer's directories; everything else that can be written is bounded in size.
  */
 
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EGRESS_PORT } from '../channel/relay.ts';
@@ -60,7 +60,7 @@ const ETC_OF_OURS = {
   'nsswitch.conf': 'passwd: files\ngroup: files\nhosts: files\n',
 };
 
-/** Files of `/proc` that tell of the host; hidden where the kernel has them. */
+/** Files of `/proc` that tell of the host; hidden where the kernel shows them to everybody. */
 const PROC_OF_HOST = [
   'cmdline',
   'config.gz',
@@ -94,15 +94,10 @@ export type Fixtures = {
   seccomp_path: string;
   apt_proxy_path: string;
   version: BwrapVersion;
-  /** Descriptors of this process that must be closed before a sandbox starts. */
-  inherited_fds: number[];
 };
 
 /** Writes the fixtures into `directory`, readable for every uid. Idempotent. */
-export async function writeFixtures(
-  directory: string,
-  version: BwrapVersion,
-): Promise<Omit<Fixtures, 'inherited_fds'>> {
+export async function writeFixtures(directory: string, version: BwrapVersion): Promise<Fixtures> {
   const etc_dir = join(directory, 'etc');
   await mkdir(etc_dir, { recursive: true, mode: 0o755 });
   for (const [name, content] of Object.entries(ETC_OF_OURS)) await replace(join(etc_dir, name), content);
@@ -182,12 +177,18 @@ function devices({ fixtures, scratch_bytes, userns_fd }: View): string[] {
   const shared = userns_fd === null ? '' : '--perms 1777 ';
   const bound = atLeast(fixtures.version, [0, 7]) ? `--size ${scratch_bytes} ` : '';
   const tmpfs = `${shared}${bound}--tmpfs`;
-  const hidden = PROC_OF_HOST.filter((name) => existsSync(`/proc/${name}`));
+  const hidden = PROC_OF_HOST.filter((name) => isShown(`/proc/${name}`));
   return [
     ...words('--proc /proc'),
     ...hidden.flatMap((name) => words(`--ro-bind /dev/null /proc/${name}`)),
     ...words(`--dev /dev ${tmpfs} /dev/shm ${tmpfs} /tmp`),
   ];
+}
+
+/** What only the host's root can read needs no hiding: no computer is that. */
+function isShown(path: string): boolean {
+  const { mode = 0 } = statSync(path, { throwIfNoEntry: false }) ?? {};
+  return (mode & 0o004) !== 0;
 }
 
 /** For options without a path of the operator's, which might hold blanks. */

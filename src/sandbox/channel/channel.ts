@@ -4,7 +4,6 @@
  * forges reports or steals commands harms its own computer: an exec then ends by its time limit, at worst `lost`.
  */
 
-import type { ChildProcess } from 'node:child_process';
 import { join } from 'node:path';
 import type { Duplex, Readable, Writable } from 'node:stream';
 import type {
@@ -15,6 +14,7 @@ import type {
   PtySpec,
   Terminal,
 } from '../../resource/computer/driver.ts';
+import type { Program } from '../launcher.ts';
 import { openConnection } from './connect.ts';
 import { namesWithPipes, removeFiles, writeFiles } from './files.ts';
 import type { Directory } from './files.ts';
@@ -32,10 +32,8 @@ const LINGERING_PIPES_MAX = 256;
 const TIMER_MS_MAX = 2_147_483_647;
 
 export type Inside = {
-  /** The running sandbox: its stdin and stdout belong to the loop. */
-  child: ChildProcess;
-  /** Resolves when it has ended and all it wrote has been read. A promise, because the event may already be past. */
-  closed: Promise<unknown>;
+  /** The running sandbox: its standard input and output belong to the loop. */
+  program: Program;
   directory: Directory;
   /** Ends every process of the computer at once. */
   kill: () => void;
@@ -67,11 +65,12 @@ type Line = {
 export function openChannel(inside: Inside): Channel {
   const pending = new Map<string, Pending>();
   const lingering = lingeringPipes(LINGERING_PIPES_MAX);
-  const control = inside.child.stdin as Writable;
+  const control = inside.program.pipes[0] as Writable;
   control.on('error', () => inside.kill());
   const line: Line = { inside, pending, control, names: namesWithPipes(inside.directory) };
-  const { kill, closed } = inside;
-  const status = inside.child.stdout as Readable;
+  const { kill } = inside;
+  const { closed } = inside.program;
+  const status = inside.program.pipes[1] as Readable;
   const ready = readReports({ status, pending, kill, closed, end: (own) => sendKill(line, own) });
   void closed.then(() => {
     for (const { settle } of pending.values()) settle(LOST);
@@ -210,6 +209,6 @@ function sendKill({ control }: Line, own: Pending): void {
   control.write(`kill ${own.name} ${own.pid}\n`);
 }
 
-function gone({ child }: Inside): boolean {
-  return child.exitCode !== null || child.signalCode !== null;
+function gone({ program }: Inside): boolean {
+  return program.end() !== null;
 }

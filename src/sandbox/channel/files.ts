@@ -7,7 +7,7 @@ import { randomInt } from 'node:crypto';
 import { chmod, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ExecSpec } from '../../resource/computer/driver.ts';
-import { run } from '../run.ts';
+import { makePipes } from '../launcher.ts';
 import { prologue } from './loop.ts';
 
 const PIPES_AHEAD = 16;
@@ -20,15 +20,15 @@ const COUNT_MAX = 1_000_000;
 /** Where the execs' files are for the server, and for the loop. */
 export type Directory = { outside: string; inside: string };
 
-/** Node cannot make named pipes; one `mkfifo` makes some ahead. */
+/** Some are made ahead. */
 export function namesWithPipes({ outside }: Directory): () => Promise<string> {
   const ahead: string[] = [];
   let last = randomInt(1, 2 ** 32) * COUNT_MAX;
   let making: Promise<void> | null = null;
   const make = async (): Promise<void> => {
     const names = Array.from({ length: PIPES_AHEAD }, () => String((last += 1)));
-    const paths = names.flatMap((name) => PIPES.map((kind) => `${name}.${kind}`));
-    await run(['mkfifo', '-m', '660', '--', ...paths], { cwd: outside, timeout_ms: 10_000 });
+    const paths = names.flatMap((name) => PIPES.map((kind) => join(outside, `${name}.${kind}`)));
+    await makePipes(paths);
     ahead.push(...names);
   };
   const refill = (): Promise<void> => (making ??= make().finally(() => (making = null)));

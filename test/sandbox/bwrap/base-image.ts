@@ -34,7 +34,7 @@ tar --create --file="$1" --numeric-owner --owner=0 --group=0 --no-recursion -C /
 export async function installBaseImage({ directory, options }: Ground, name: string): Promise<void> {
   const tar = join(directory, 'base.tar');
   writeBaseImage(tar);
-  await installImage(options, name, tar, []);
+  await installImage(options, name, tar);
 }
 
 /** Writes the tar to `path`. */

@@ -205,8 +205,7 @@ describe.runIf(as_root && has_groups && has_packages)('a computer with a root us
   );
 
   describe('installing', () => {
-    const install = (name: string, tar: string): Promise<boolean> =>
-      installImage(ground.options, name, tar, []);
+    const install = (name: string, tar: string): Promise<boolean> => installImage(ground.options, name, tar);
     const listed = (): Promise<string[]> => listImages(ground.options.computers_dir, ground.options.uid_base);
 
     test('no other user of the host comes to the images', () => {

@@ -1,0 +1,130 @@
+/** The launcher: what a program gets, how its end is told, and what becomes of both when one of them dies. */
+import { readFileSync, rmSync, mkdtempSync, writeFileSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { makePipes, start, type Program } from '../../src/sandbox/launcher.ts';
+import { collect, run } from '../../src/sandbox/run.ts';
+import { until } from '../conformance/computers.ts';
+
+const directory = mkdtempSync(join(tmpdir(), 'ow-launcher-'));
+afterAll(() => rmSync(directory, { recursive: true }));
+
+const QUIET = ['ignore', 'ignore', 'ignore'] as const;
+
+describe('a program', () => {
+  it('gets the descriptors that were named for it and no other', async () => {
+    const file = join(directory, 'given');
+    writeFileSync(file, 'given');
+    const script = 'cat <&4; for each in {0..200}; do [ -e /proc/$$/fd/$each ] && printf " $each"; done';
+    const program = await start(['bash', '-c', script], ['ignore', 'pipe', 'ignore', 'ignore', { file }]);
+    const said = collect(program, 1);
+    await program.closed;
+    expect(said()).toBe('given 0 1 2 3 4');
+  });
+
+  it('gets a fixed environment', async () => {
+    const lines = (await run(['env'], { timeout_ms: 10_000 })).trim().split('\n');
+    expect(lines.map((line) => line.split('=')[0]).toSorted()).toEqual(['LC_ALL', 'PATH']);
+  });
+
+  it('takes arguments of any text, in any directory', async () => {
+    const wanted = ['', 'two words', 'ü\n"\'$(x)`\\', '-e'];
+    const script = 'printf "%s|" "$PWD" "$@"';
+    expect(await run(['bash', '-c', script, 'bash', ...wanted], { cwd: directory, timeout_ms: 10_000 })).toBe(
+      `${directory}|${wanted.join('|')}|`,
+    );
+  });
+
+  it('reads to the end of what it is given, and is read to the end', async () => {
+    const program = await start(['tr', 'a', 'b'], ['pipe', 'pipe', 'ignore']);
+    let length = 0;
+    program.pipes[1]?.on('data', (data: Buffer) => (length += data.toString().replaceAll('b', '').length));
+    let bytes = 0;
+    program.pipes[1]?.on('data', (data: Buffer) => (bytes += data.length));
+    program.pipes[0]?.end(Buffer.alloc(5_000_000, 'a'));
+    expect(await program.closed).toEqual({ code: 0, signal: null });
+    expect([bytes, length]).toEqual([5_000_000, 0]);
+  });
+
+  it('joins the control groups before it begins', async () => {
+    const group = join(directory, 'cgroup.procs');
+    writeFileSync(group, '');
+    const program = await start(['true'], [...QUIET], { join: [group] });
+    await program.closed;
+    expect(readFileSync(group, 'utf8')).toBe(String(program.pid));
+  });
+
+  it.each([
+    ['no-such-program', {}, 'cannot start no-such-program: No such file'],
+    ['true', { cwd: '/no/such/directory' }, 'cannot enter /no/such/directory: No such file'],
+    ['true', { join: ['/no/such/group'] }, 'cannot join /no/such/group: No such file'],
+  ])('%s %j ends with 127 and says why', async (name, options, why) => {
+    const program = await start([name], ['ignore', 'ignore', 'pipe'], options);
+    const said = collect(program, 2);
+    expect(await program.closed).toEqual({ code: 127, signal: null });
+    expect(said()).toContain(why);
+  });
+
+  it('is refused where a file that it should get is not there', async () => {
+    await expect(start(['true'], [...QUIET, { file: '/no/such/file' }])).rejects.toThrow('/no/such/file');
+  });
+
+  it('is told apart by how it ended', async () => {
+    const ended = await Promise.all(
+      ['exit 7', 'kill -TERM $$', 'exit 0'].map(
+        async (script) => await (await start(['sh', '-c', script], [...QUIET])).exited,
+      ),
+    );
+    expect(ended).toEqual([
+      { code: 7, signal: null },
+      { code: null, signal: 15 },
+      { code: 0, signal: null },
+    ]);
+  });
+
+  it('has its own output among two hundred', async () => {
+    const wanted = Array.from({ length: 200 }, (_, index) => `${index}\n`);
+    expect(
+      await Promise.all(wanted.map((_, index) => run(['echo', String(index)], { timeout_ms: 30_000 }))),
+    ).toEqual(wanted);
+  });
+});
+
+describe('named pipes', () => {
+  it('are for their group, and never replace what is there', async () => {
+    const paths = ['a', 'b'].map((name) => join(directory, name));
+    await makePipes(paths);
+    for (const path of paths)
+      expect([statSync(path).isFIFO(), statSync(path).mode & 0o777]).toEqual([true, 0o660]);
+    await expect(makePipes(paths)).rejects.toThrow('File exists');
+  });
+});
+
+describe('the launcher', () => {
+  it('leads a session of its own, and is made again when it was killed', async () => {
+    const program = await start(['sleep', '600'], [...QUIET]);
+    const launcher = parentOf(program);
+    expect(sessionOf(launcher)).toBe(launcher);
+    process.kill(launcher, 'SIGKILL');
+    expect(await program.exited).toEqual({ code: null, signal: null });
+    process.kill(program.pid, 'SIGKILL');
+    await until(
+      async () => (await run(['echo', 'again'], { timeout_ms: 10_000 }).catch(() => '')) === 'again\n',
+    );
+  });
+});
+
+function parentOf({ pid }: Program): number {
+  return Number(statOf(pid)[1]);
+}
+
+function sessionOf(pid: number): number {
+  return Number(statOf(pid)[3]);
+}
+
+/** From the state on. */
+function statOf(pid: number): string[] {
+  const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
+  return text.slice(text.lastIndexOf(')') + 2).split(' ');
+}
