@@ -134,7 +134,7 @@ async function perform(performance: Performance): Promise<Exit> {
     const name = await names();
     await writeFiles(inside.directory, name, spec, inside.translate);
     const exit = await startAndWait(performance, { own, name, ending }, started.promise, settled.promise);
-    await removeFiles(inside.directory, name);
+    void removeFiles(inside.directory, name);
     return await withMemoryKills(exit, await kills_before, inside);
   } finally {
     ending.stop();

@@ -60,6 +60,7 @@ export async function writeFiles(
   ]);
 }
 
+/** Nobody waits for it. */
 export async function removeFiles({ outside }: Directory, name: string): Promise<void> {
   const paths = ['sh', 'script', ...PIPES].map((kind) => join(outside, `${name}.${kind}`));
   await Promise.all(paths.map((path) => rm(path, { force: true }).catch(() => {})));

@@ -23,7 +23,7 @@ export type Output = {
 
 /** Opens both pipes for reading. They must exist, and their directory must not be writable from inside. */
 export async function openOutput(stdout_path: string, stderr_path: string): Promise<Output> {
-  const sources = [await openSource('stdout', stdout_path), await openSource('stderr', stderr_path)];
+  const sources = await Promise.all([openSource('stdout', stdout_path), openSource('stderr', stderr_path)]);
   const rest: OutputChunk[] = [];
   let finished = false;
   let abandoned = false;

@@ -4,7 +4,7 @@
  */
 import { Kysely, PGliteDialect, PostgresDialect } from 'kysely';
 import pg from 'pg';
-import { openEmbedded, prepared } from './embedded.ts';
+import { openEmbedded, planned } from './embedded.ts';
 import { migrate } from './migrate.ts';
 import type { Db, Tables } from './tables.ts';
 
@@ -46,13 +46,14 @@ export async function openDatabase(ground: Ground, connections = 10): Promise<Da
 
 async function openPGlite(directory: string): Promise<Database> {
   const pglite = await openEmbedded(directory);
-  const db = new Kysely<Tables>({ dialect: new PGliteDialect({ pglite }) });
-  await migrate(db);
+  await migrate(new Kysely<Tables>({ dialect: new PGliteDialect({ pglite }) }));
   await pglite.exec(`set role ${ROLE}`);
+  const { run, client } = planned(pglite, () => pglite.exec(`reset role; checkpoint; set role ${ROLE}`));
+  const db = new Kysely<Tables>({ dialect: new PGliteDialect({ pglite: client }) });
   return {
     kind: 'embedded',
     db,
-    run: prepared(pglite, () => pglite.exec(`reset role; checkpoint; set role ${ROLE}`)),
+    run: ({ text }, values) => run(text, values),
     notify: () => Promise.resolve(),
     listen: () => ({ close: () => Promise.resolve() }),
     close: async () => {

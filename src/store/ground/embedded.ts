@@ -6,6 +6,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { parse, PGlite, protocol } from '@electric-sql/pglite';
 import { NodeFS } from '@electric-sql/pglite/nodefs';
+import type { PGlite as QueryClient, PGliteQueryOptions, PGliteQueryResults } from 'kysely';
 
 /** EIO in Emscripten's numbering. */
 const ERRNO_IO = 29;
@@ -80,38 +81,79 @@ function syncTree(directory: string): void {
 
 /** The log of changes is written out and cut after this much was sent; by itself PGlite never does. */
 const CHECKPOINT_BYTES = 32 * 1024 * 1024;
+/** A text with a list has one plan for each length of the list. */
+const PLANS_MAX = 1000;
+
+type Plan = { name: string; types: number[] };
+
+export type Planned = {
+  /** Values are numbers, strings, booleans, null, and arrays of these. */
+  run: <Row>(text: string, values: unknown[]) => Promise<Row[]>;
+  /** PGlite for those that call `query` by themselves. */
+  client: QueryClient;
+};
 
 /**
- * Runs named statements that are parsed and planned once: `query` does both each time, which costs three times the append itself.
- * Values are numbers, strings, booleans, null, and arrays of these.
+ * Statements are parsed and planned once, by their text: `query` of PGlite does both each time, which costs seven times a read by key.
  * @param checkpoint called now and then, between statements.
  */
-export function prepared(pglite: PGlite, checkpoint: () => Promise<unknown>) {
+export function planned(pglite: PGlite, checkpoint: () => Promise<unknown>): Planned {
   const { serialize } = protocol;
-  const known = new Set<string>();
+  const plans = new Map<string, Plan>();
   let sent_bytes = 0;
   const send = (...messages: Uint8Array[]) => {
     const message = Buffer.concat([...messages, serialize.sync()]);
     sent_bytes += message.length;
     return pglite.execProtocol(message, { syncToFs: false });
   };
-  return async <Row>({ name, text }: { name: string; text: string }, values: unknown[]): Promise<Row[]> => {
+  const planOf = async (text: string): Promise<Plan> => {
+    const known = plans.get(text);
+    if (known) return known;
+    const name = `plan_${plans.size}`;
+    const { messages } = await send(serialize.parse({ name, text }), serialize.describe({ type: 'S', name }));
+    const plan = { name, types: parse.parseDescribeStatementResults(messages) };
+    plans.set(text, plan);
+    return plan;
+  };
+  const execute = async (text: string, values: unknown[], encode: Encode) => {
     if (sent_bytes > CHECKPOINT_BYTES) {
       sent_bytes = 0;
       await checkpoint();
     }
     return await pglite.runExclusive(async () => {
-      if (!known.has(name)) await send(serialize.parse({ name, text }));
-      known.add(name);
+      const { name, types } = await planOf(text);
       const { messages } = await send(
-        serialize.bind({ statement: name, values: values.map((value) => toText(value as Value)) }),
+        serialize.bind({
+          statement: name,
+          values: values.map((value, index) => encode(value, types[index])),
+        }),
         serialize.describe({ type: 'P' }),
         serialize.execute({}),
       );
-      return (parse.parseResults(messages, pglite.parsers)[0]?.rows ?? []) as Row[];
+      return parse.parseResults(messages, pglite.parsers)[0];
     });
   };
+  const encode: Encode = (value, type = 0) => {
+    if (value === null || value === undefined) return null;
+    return pglite.serializers[type]?.(value) ?? toText(value as Value);
+  };
+  return {
+    run: async <Row>(text: string, values: unknown[]) =>
+      ((await execute(text, values, (value) => toText(value as Value)))?.rows ?? []) as Row[],
+    client: {
+      ...{ ready: true, closed: false, waitReady: pglite.waitReady },
+      close: () => pglite.close(),
+      transaction: (act) => pglite.transaction(act),
+      query: async <Row>(text: string, values: unknown[] = [], options?: PGliteQueryOptions) => {
+        if (plans.size >= PLANS_MAX) return await pglite.query<Row>(text, values, options);
+        return ((await execute(text, values, encode)) ?? NOTHING) as PGliteQueryResults<Row>;
+      },
+    },
+  };
 }
+
+type Encode = (value: unknown, type?: number) => string | null;
+const NOTHING = { rows: [], fields: [] };
 
 type Scalar = string | number | boolean | null | undefined;
 type Value = Scalar | Scalar[];
