@@ -5,6 +5,7 @@
 
 import { constants, open, readSync } from 'node:fs';
 import { Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { OutputChunk } from '../../resource/computer/driver.ts';
 
@@ -12,6 +13,9 @@ const CHUNK_BYTES = 65_536;
 /** A pipe can be enlarged to this by its writer; so much may wait in it when the script has ended. */
 const PIPE_BYTES_MAX = 1_048_576;
 const DRIP_INTERVAL_MS = 250;
+/** So much is read at once, and then nothing for a while: a flood of 10 GB must not cost the others a core. 128 MiB/s at most. */
+const GULP_BYTES = 1_048_576;
+const GULP_INTERVAL_MS = 8;
 
 type Source = { stream: 'stdout' | 'stderr'; socket: Socket; fd: number };
 
@@ -23,7 +27,7 @@ export type Output = {
 
 /** Opens both pipes for reading. They must exist, and their directory must not be writable from inside. */
 export async function openOutput(stdout_path: string, stderr_path: string): Promise<Output> {
-  const sources = await Promise.all([openSource('stdout', stdout_path), openSource('stderr', stderr_path)]);
+  const sources = [await openSource('stdout', stdout_path), await openSource('stderr', stderr_path)];
   const rest: OutputChunk[] = [];
   let finished = false;
   let abandoned = false;
@@ -31,6 +35,7 @@ export async function openOutput(stdout_path: string, stderr_path: string): Prom
   for (const { socket } of sources) for (const event of ['readable', 'close']) socket.on(event, () => wake());
 
   async function* chunks(): AsyncGenerator<OutputChunk, void> {
+    let gulped = 0;
     try {
       for (;;) {
         const readable = new Promise<void>((resolve) => (wake = resolve));
@@ -38,6 +43,10 @@ export async function openOutput(stdout_path: string, stderr_path: string): Prom
         if (chunk !== undefined) yield chunk;
         else if (finished) return;
         else await readable;
+        gulped += chunk?.data.length ?? 0;
+        if (gulped < GULP_BYTES) continue;
+        gulped = 0;
+        await delay(GULP_INTERVAL_MS);
       }
     } finally {
       abandoned = true;
