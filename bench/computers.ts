@@ -1,7 +1,8 @@
 /**
  * What a computer costs beyond the bare sandbox program: create → first output, start → first output, and one command, through the HTTP
  * API of a real server, each against bubblewrap run by hand with the same view of files, in alternating rounds (bare, ours, ours, bare).
- * Then what a stopped computer keeps in memory, and how many idle ones fit in a GiB. `--short` for a quick look.
+ * Then what a stopped computer keeps in memory, and how many idle ones fit in a GiB; and what a command costs more beside a computer
+ * that takes all it can get. `--short` for a quick look.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -15,6 +16,15 @@ const short = process.argv.includes('--short');
 const ROUNDS = short ? 5 : 40;
 const IDLE = short ? 5 : 50;
 const GOAL = 1.5;
+
+/** What one computer may do to the others. Each ends when its computer is deleted. */
+const HOGS = {
+  'busy loops': 'for each in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done; wait',
+  'a fork bomb': 'bomb() { bomb | bomb & }; bomb; sleep 300',
+  'endless output': 'yes',
+  'a full disk': 'while :; do head -c 4G /dev/zero >full; done 2>/dev/null',
+};
+const NEIGHBOUR_GOAL = 1.1;
 
 /** As one would write it by hand: namespaces, no seccomp, no limits, a shell that reads commands. */
 const BARE = [
@@ -37,6 +47,7 @@ try {
   await measureStart();
   await measureExec();
   await measureMemory();
+  await measureNeighbours();
 } finally {
   await node.stop();
   fs.rmSync(directory, { recursive: true, force: true });
@@ -94,6 +105,38 @@ async function measureMemory(): Promise<void> {
   console.log(
     `idle: ${(each / 1024).toFixed(2)} MiB each (proportional), ${Math.floor((1024 * 1024) / each)} in a GiB; stopped: ${asleep} KiB`,
   );
+}
+
+async function measureNeighbours(): Promise<void> {
+  const id = await create();
+  for (const [name, script] of Object.entries(HOGS)) {
+    const rounds: { alone: number; beside: number }[] = [];
+    for (let round = 0; round < (short ? 1 : 5); round += 1) {
+      const before = await execMedian(id);
+      const hog = await create();
+      const hogging = exec(hog, script, 300).catch(() => undefined);
+      const beside = await execMedian(id);
+      await call(node, `DELETE /v1/computers/${hog}`);
+      await hogging;
+      rounds.push({ alone: mean([before, await execMedian(id)]), beside });
+    }
+    const ratio = median(rounds.map(({ alone, beside }) => beside / alone));
+    const ms = median(rounds.map(({ beside }) => beside));
+    console.log(
+      `beside ${name}: ${ms.toFixed(1)} ms, ratio ${ratio.toFixed(2)} of alone; goal at most ${NEIGHBOUR_GOAL}`,
+    );
+  }
+  await call(node, `DELETE /v1/computers/${id}`);
+}
+
+async function execMedian(id: string): Promise<number> {
+  const took: number[] = [];
+  for (let index = 0; index < (short ? 20 : 60); index += 1) {
+    const began = performance.now();
+    await exec(id, 'echo pong');
+    took.push(performance.now() - began);
+  }
+  return median(took);
 }
 
 async function compare(
@@ -174,8 +217,8 @@ async function create(): Promise<string> {
   return (await call<{ id: string }>(node, 'POST /v1/computers', { network_policy: { mode: 'off' } })).id;
 }
 
-async function exec(id: string, command: string): Promise<void> {
-  await call(node, `POST /v1/computers/${id}/exec`, { command });
+async function exec(id: string, command: string, timeout = 30): Promise<void> {
+  await call(node, `POST /v1/computers/${id}/exec`, { command, timeout });
 }
 
 async function call<Answer>({ url, api_key }: TestNode, what: string, body?: object): Promise<Answer> {

@@ -30,6 +30,10 @@ export type Report = {
 
 /** `npm run fuzz` asks for the second that is promised; beside other tests it only tells a hang. */
 const SLOW_MS = numberOf('OVERWINTER_HANG_MS_MAX', 10_000);
+/** So often a request is slow alone, too, before that is the server's fault and not the machine's. */
+const SLOW_TIMES = 3;
+/** A rotation answers once all requests that may have sealed something are over, whatever they take. */
+const WAITS = /^POST \/v3\/master-key\/rotation\b/;
 const FAULTS_MAX = 20;
 const WATCH_EVERY = 2000;
 
@@ -57,8 +61,11 @@ export async function runCases(plan: Plan): Promise<Report> {
   await Promise.all(Array.from({ length: plan.at_once }, work));
   const alone = connectTo(plan.port);
   for (const number of slow) {
-    const took_ms = await sendCase(plan, alone, number, report);
-    if (took_ms > SLOW_MS) report.faults.push(`case ${number} takes ${took_ms} ms alone`);
+    const took_ms: number[] = [];
+    while (took_ms.length < SLOW_TIMES) took_ms.push(await sendCase(plan, alone, number, report));
+    const least_ms = Math.min(...took_ms);
+    if (least_ms > SLOW_MS)
+      report.faults.push(`case ${number} takes ${least_ms} ms alone: ${plan.makeCase(number).summary}`);
   }
   alone.close();
   return report;
@@ -77,7 +84,7 @@ async function sendCase(plan: Plan, connection: Connection, number: number, repo
     report.faults.push(
       `case ${number}: ${fault}: ${one.summary}\n${one.bytes.toString('latin1').slice(0, 1500)}`,
     );
-  if (typeof outcome === 'string') return 0;
+  if (typeof outcome === 'string' || WAITS.test(one.summary)) return 0;
   if (one.must_answer) report.slowest_ms = Math.max(report.slowest_ms, outcome.took_ms);
   return one.must_answer ? outcome.took_ms : 0;
 }
