@@ -9,7 +9,12 @@ import type { ChildProcess, StdioOptions } from 'node:child_process';
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 const TEXT_BYTES_MAX = 65_536;
 
-export type RunOptions = { cwd?: string; timeout_ms: number };
+export type RunOptions = {
+  cwd?: string;
+  timeout_ms: number;
+  /** Exit codes that are no failure; 0 alone without. */
+  codes?: number[];
+};
 
 /** Starts a program with nothing of the server's own: no environment, no descriptor that is not listed. */
 export function start(command: string[], stdio: StdioOptions, cwd = '/'): ChildProcess {
@@ -24,10 +29,10 @@ export function start(command: string[], stdio: StdioOptions, cwd = '/'): ChildP
 }
 
 /** Runs to the end and returns its output. Rejects when it fails, with the end of what it said. */
-export async function run(command: string[], { cwd, timeout_ms }: RunOptions): Promise<string> {
+export async function run(command: string[], { cwd, timeout_ms, codes }: RunOptions): Promise<string> {
   const child = start(command, ['ignore', 'pipe', 'pipe'], cwd);
   const output = collect(child, 'stdout');
-  await succeeded(child, collect(child, 'stderr'), timeout_ms);
+  await succeeded(child, collect(child, 'stderr'), timeout_ms, codes);
   return output();
 }
 

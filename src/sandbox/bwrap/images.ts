@@ -63,6 +63,7 @@ export async function installImage(
     const child = await startTool({
       identity: { kind: 'root', uid: uid_base, block: true },
       fixtures,
+      disk: null,
       binds: [{ from: part, to: '/computer/image', writable: true }],
       command: ['/bin/sh', '-c', INSTALL],
     });

@@ -11,6 +11,8 @@ import { identify } from '../leftover.ts';
 import type { ProcessIdentity } from '../leftover.ts';
 import { collect, start } from '../run.ts';
 import { openBlock } from './block.ts';
+import { mounting } from './mounts.ts';
+import type { Mounts } from './mounts.ts';
 import { viewArguments } from './view.ts';
 import type { View } from './view.ts';
 
@@ -27,9 +29,6 @@ export function isBlock(identity: Identity): identity is BlockIdentity {
   return identity.kind === 'root' && identity.block === true;
 }
 
-/** A root file system of two layers; the names are relative to `directory`, as the kernel bounds the options' length. */
-export type Overlay = { directory: string; options: string; merged: string };
-
 type ResourceLimits = {
   file_bytes: number;
   /** Per process, where no control group bounds the computer as a whole. */
@@ -39,8 +38,7 @@ type ResourceLimits = {
 export type Launch = {
   identity: Identity;
   view: Omit<View, 'seccomp_fd' | 'info_fd' | 'userns_fd'>;
-  /** Mounted where only this sandbox sees it, so that it is gone with the last process, whoever dies first. */
-  overlay: Overlay | null;
+  mounts: Mounts;
   /** The `cgroup.procs` or `tasks` files to join before anything else. */
   cgroup_files: string[];
   limits: ResourceLimits;
@@ -75,9 +73,6 @@ const JOIN = 'while [ "$1" != -- ]; do echo $$ >"$1" || exit 125; shift; done; s
 
 /** Bubblewrap closes every descriptor that it was given but this one. */
 const WITHOUT_USERNS = `exec "$@" ${USERNS_FD}<&-`;
-
-/** Mounts, then becomes the rest. */
-const MOUNT = 'cd "$1" && mount -t overlay overlay -o "$2" "$3" || exit 125; cd /; shift 3; exec "$@"';
 
 /** Spawns the sandbox without waiting for it; its stdin, stdout and stderr are pipes. */
 export async function spawnSandbox(launch: Launch): Promise<ChildProcess> {
@@ -127,13 +122,13 @@ export async function launch(request: Launch): Promise<Launched> {
   }
 }
 
-function hostCommand({ identity, cgroup_files, limits, overlay, command, view }: Launch): string[] {
+function hostCommand({ identity, cgroup_files, limits, mounts, command, view }: Launch): string[] {
   const closing = view.fixtures.inherited_fds.map((fd) => `${fd}>&-`).join(' ');
   return [
     ...(closing === '' ? [] : ['bash', '--norc', '--noprofile', '-c', `exec ${closing}; exec "$@"`, 'bash']),
     ...(cgroup_files.length === 0 ? [] : ['/bin/sh', '-c', JOIN, 'sh', ...cgroup_files, '--']),
     ...resourceLimits(limits),
-    ...ownMounts(overlay),
+    ...mounting(mounts),
     ...ownIdentity(identity),
     'bwrap',
     '--args',
@@ -161,13 +156,6 @@ function closesOnExec(fd: number): boolean {
 function resourceLimits({ file_bytes, data_bytes }: ResourceLimits): string[] {
   const data = data_bytes === null ? [] : [`--data=${data_bytes}`];
   return ['prlimit', `--fsize=${file_bytes}`, '--core=0', `--nofile=${OPEN_FILES_MAX}`, ...data, '--'];
-}
-
-function ownMounts(overlay: Overlay | null): string[] {
-  if (overlay === null) return [];
-  const { directory, options, merged } = overlay;
-  const apart = ['unshare', '--mount', '--propagation', 'slave', '--'];
-  return [...apart, '/bin/sh', '-c', MOUNT, 'sh', directory, options, merged];
 }
 
 function ownIdentity(identity: Identity): string[] {
