@@ -31,6 +31,12 @@ import { stillness } from './stillness.ts';
 import type { Fixtures } from './view.ts';
 
 const CONTROL_INSIDE = '/run/computer';
+/** An agent that took its own directory's mode away could never be woken again. */
+const ENTER = `for each in /workspace /home/agent; do
+  [ -r $each ] && [ -w $each ] && [ -x $each ] || chmod u+rwx $each
+done
+cd /workspace || exit 125
+`;
 const READY_MS_MAX = 15_000;
 const SCRATCH_BYTES_MAX = 268_435_456;
 
@@ -120,7 +126,7 @@ function launchOf(ground: Ground, awakening: Awakening, means: Means, cgroup_fil
     cgroup_files,
     mounts: { disk, overlay: root?.overlay ?? null },
     limits: { file_bytes: limits.disk_bytes, data_bytes: bounded ? null : limits.memory_bytes },
-    command: ['/bin/sh', '-c', loop],
+    command: ['/bin/sh', '-c', ENTER + loop],
     view: viewOf(ground, awakening, means),
   };
 }
@@ -134,7 +140,7 @@ function viewOf(
   return {
     fixtures,
     root: root === null ? null : place.merged,
-    cwd: '/workspace',
+    cwd: '/',
     environment: outward === null ? {} : OUTWARD_ENVIRONMENT,
     scratch_bytes: Math.min(SCRATCH_BYTES_MAX, Math.floor(limits.memory_bytes / 4)),
     capabilities: root === null ? [] : ROOT_CAPABILITIES,

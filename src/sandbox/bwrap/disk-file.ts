@@ -61,7 +61,7 @@ export async function openDisks(
     const trial = join(directory, 'trial');
     await mkdir(trial, { recursive: true });
     await run([...APART, '/bin/sh', '-c', TRY, 'sh', template, trial], { timeout_ms: MAKE_MS_MAX });
-    await run(['flock', template, 'e2fsck', '-V'], { timeout_ms: MAKE_MS_MAX });
+    await run(['e2fsck', '-V'], { timeout_ms: MAKE_MS_MAX });
   } catch (error) {
     return { disks: null, reason: reasonOf(error as Error) };
   }
@@ -122,7 +122,7 @@ export async function repairDisk(file: string, fail: Fail): Promise<void> {
   // A device that goes writes to the last moment.
   if ((await isClean(file)) || (await isAttached(file)) || (await isClean(file))) return;
   // Nobody is there to be asked.
-  await run(['flock', file, 'e2fsck', '-y', file], {
+  await run(['e2fsck', '-y', file], {
     timeout_ms: REPAIR_MS_MAX,
     codes: REPAIRED,
   }).catch((error: Error) => {

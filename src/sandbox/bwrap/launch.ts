@@ -9,9 +9,10 @@ import type { Readable, Writable } from 'node:stream';
 import { ComputerLost } from '../../resource/computer/driver.ts';
 import { identify } from '../leftover.ts';
 import type { ProcessIdentity } from '../leftover.ts';
+import { oneAtATime } from '../../resource/serial.ts';
 import { collect, start } from '../run.ts';
 import { openBlock } from './block.ts';
-import { mounting } from './mounts.ts';
+import { mountingFirst } from './mounts.ts';
 import type { Mounts } from './mounts.ts';
 import { viewArguments } from './view.ts';
 import type { View } from './view.ts';
@@ -74,8 +75,29 @@ const JOIN = 'while [ "$1" != -- ]; do echo $$ >"$1" || exit 125; shift; done; s
 /** Bubblewrap closes every descriptor that it was given but this one. */
 const WITHOUT_USERNS = `exec "$@" ${USERNS_FD}<&-`;
 
-/** Spawns the sandbox without waiting for it; its stdin, stdout and stderr are pipes. */
+const mounting = oneAtATime();
+
+/**
+ * Spawns the sandbox without waiting for it; its stdin, stdout and stderr are pipes. Two that mount the same disk come
+ * one after the other: both would look for its device, find none, and make one each.
+ */
 export async function spawnSandbox(launch: Launch): Promise<ChildProcess> {
+  const { disk } = launch.mounts;
+  if (disk === null) return await spawnOne(launch);
+  const { promise, resolve, reject } = Promise.withResolvers<ChildProcess>();
+  const task = async (): Promise<void> => {
+    const child = await spawnOne(launch);
+    resolve(child);
+    await new Promise((mounted) => {
+      pipeAt(child, INFO_FD).once('data', mounted);
+      child.once('close', mounted);
+    });
+  };
+  mounting(disk.image, task).catch(reject);
+  return await promise;
+}
+
+async function spawnOne(launch: Launch): Promise<ChildProcess> {
   const { view, identity } = launch;
   const block = isBlock(identity) ? await openBlock(identity.uid) : null;
   const seccomp = openSync(view.fixtures.seccomp_path, 'r');
@@ -128,7 +150,7 @@ function hostCommand({ identity, cgroup_files, limits, mounts, command, view }: 
     ...(closing === '' ? [] : ['bash', '--norc', '--noprofile', '-c', `exec ${closing}; exec "$@"`, 'bash']),
     ...(cgroup_files.length === 0 ? [] : ['/bin/sh', '-c', JOIN, 'sh', ...cgroup_files, '--']),
     ...resourceLimits(limits),
-    ...mounting(mounts),
+    ...mountingFirst(mounts),
     ...ownIdentity(identity),
     'bwrap',
     '--args',
