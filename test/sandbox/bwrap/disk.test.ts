@@ -158,6 +158,14 @@ describe.runIf(as_root)('a computer with a disk of its own', () => {
     await driver.destroy(id, null);
   });
 
+  test('directories that their agent closed are open again at the next start', async () => {
+    const id = freshId();
+    await runScript(await wake(id), 'chmod 000 /workspace /home/agent');
+    const again = await wake(id, 2);
+    expect((await runScript(again, 'echo well | tee file ~/file')).stdout).toBe('well\n');
+    await driver.destroy(id, null);
+  });
+
   test("another computer's disk is not taken for its own", async ({ skip }) => {
     if (!held()) skip(capabilities.notes.join(' '));
     const [id, other] = [freshId(), freshId()];
