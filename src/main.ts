@@ -31,11 +31,11 @@ async function main(): Promise<void> {
 }
 
 function greet(server: Server, config: Config): void {
-  const { isolation, limits, identity } = server.capabilities;
+  const { isolation, limits, disk, identity } = server.capabilities;
   const lines = [
     `Overwinter ${version} serves at ${server.url}`,
     `  API key     ${describeKey(server, config)}`,
-    `  computers   isolation: ${isolation}, limits: ${limits}, identity: ${identity}`,
+    `  computers   isolation: ${isolation}, limits: ${limits}, disk: ${disk}, identity: ${identity}`,
     ...server.capabilities.notes.map((note) => `              ${note}`),
     ...(isolation === 'none' ? ["  WARNING     an agent's commands run without any isolation"] : []),
     `  model key   ${config.ANTHROPIC_API_KEY === undefined ? 'none: set ANTHROPIC_API_KEY, or give each agent a key' : 'from ANTHROPIC_API_KEY'}`,

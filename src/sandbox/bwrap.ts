@@ -14,11 +14,13 @@ import { awaken } from './bwrap/awake.ts';
 import type { Awake, Ground, Log } from './bwrap/awake.ts';
 import { BLOCK_UIDS } from './bwrap/block.ts';
 import { openCgroups } from './bwrap/cgroup.ts';
+import { openDisks, repairDisk, untilDetached } from './bwrap/disk-file.ts';
 import { imageDirectory, listImages } from './bwrap/images.ts';
 import type { Identity } from './bwrap/launch.ts';
 import { endProcess } from './leftover.ts';
-import { listPlaces, makePlace, placeOf, readRecord, removePlace, sweepPlaces } from './place.ts';
+import { findPlace, listPlaces, makePlace, placeOf, readRecord, removePlace, sweepPlaces } from './place.ts';
 import type { Place } from './place.ts';
+import type { Disk } from './bwrap/mounts.ts';
 import { bwrapVersion, tryComputer } from './bwrap/probe.ts';
 import { prepareRoot } from './bwrap/root.ts';
 import type { Root } from './bwrap/root.ts';
@@ -43,6 +45,8 @@ export type BwrapOptions = {
   now: () => number;
   /** Where control groups are mounted; null bounds by resource limits even where groups could be written. */
   cgroup_root?: string | null;
+  /** `counted`: new computers have no disk of their own even where they could. */
+  disk?: 'counted';
 };
 
 const CGROUP_ROOT = '/sys/fs/cgroup';
@@ -73,7 +77,7 @@ export function bwrapDriver(options: BwrapOptions): Driver {
     },
     snapshot: (id) => serial(id, () => snapshot(keeper, id)),
     destroy: (id) => serial(id, () => destroy(keeper, id)),
-    quieten: (id) => serial(id, () => quieten(keeper, placeOf(keeper.installation_dir, id))),
+    quieten: (id) => serial(id, async () => quieten(keeper, await findPlace(keeper.installation_dir, id))),
     inventory: () => listPlaces(keeper.installation_dir),
     async close() {
       closed = true;
@@ -118,8 +122,15 @@ async function prepare(keeper: Keeper): Promise<Ground> {
   await sweepPlaces(installation_dir);
   await sweepSlots(keeper);
   const cgroups = cgroup_root === null ? null : await openCgroups(cgroup_root, installation);
+  const { disks, reason } = await disksOf(keeper);
   await fail('sandbox.prepared');
-  return { fixtures, cgroups, egress, fail, log, now };
+  return { fixtures, cgroups, disks, counted_because: reason, egress, fail, log, now };
+}
+
+async function disksOf({ slots, options, installation_dir }: Keeper): ReturnType<typeof openDisks> {
+  if (slots === null) return { disks: null, reason: 'that needs a server that runs as root' };
+  if (options.disk === 'counted') return { disks: null, reason: 'so it was asked for' };
+  return await openDisks(join(installation_dir, '.disks'), options.fail);
 }
 
 /** A server that is root of a user namespace may lack the uids that it would give to computers. */
@@ -149,21 +160,21 @@ async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
   const began_ms = options.now();
   const ground = await keeper.ground();
   await expectSupported(keeper, ground, request);
-  const place = placeOf(installation_dir, request.id);
+  const found = await findPlace(installation_dir, request.id);
   const reference = { installation: options.installation };
   const awake = live.get(request.id);
   if (awake?.computer.alive() === true && awake.computer.generation === request.generation) {
     return { computer: awake.computer, reference, files: 'kept' };
   }
-  await quieten(keeper, place);
+  await quieten(keeper, found);
   // The directory comes before the slot: a slot without a directory is taken for free at the next start.
-  await mkdir(place.directory, { recursive: true, mode: 0o700 });
-  const identity = await identityOf(keeper, place, request.image);
-  const files = await provide({ keeper, ground, place, identity, request });
+  await mkdir(found.directory, { recursive: true, mode: 0o700 });
+  const identity = await identityOf(keeper, found, request.image);
+  const { place, files, disk } = await provide({ keeper, ground, place: found, identity, request });
   const root = await rootOf(keeper, place, request.image);
   await ground.fail('sandbox.root_prepared');
   const { generation, limits, network } = request;
-  const woken = await awaken(ground, { place, identity, generation, limits, network, root });
+  const woken = await awaken(ground, { place, identity, generation, limits, network, root, disk });
   live.set(request.id, woken);
   const forget = (): unknown => live.get(request.id) === woken && live.delete(request.id);
   woken.ended.then(forget, forget);
@@ -222,38 +233,58 @@ type Provision = {
   request: WakeRequest;
 };
 
+type Provided = { place: Place; disk: Disk | null; files: Woken['files'] };
+
 /** Puts the wanted files in place. A directory counts only with its record, which the launch writes last. */
-async function provide({ keeper, ground, place, identity, request }: Provision): Promise<Woken['files']> {
+async function provide(provision: Provision): Promise<Provided> {
+  const { keeper, ground, place, identity, request } = provision;
   const { from_generation, snapshot: open, limits } = request;
   const record = await readRecord(place);
   const found = record?.generation ?? 0;
   if (record !== null && (record.image ?? null) !== request.image)
     throw new Unsupported(`the computer was made from ${record.image ?? 'no image'}`);
   if (found > 0 && found >= from_generation) {
+    if (place.disk !== null) await repairDisk(place.disk.file, ground.fail);
     await makePlace(place, identity);
-    return 'kept';
+    return { place, files: 'kept', disk: diskOf(place, identity) };
   }
   await removePlace(keeper.installation_dir, place);
-  await makePlace(place, identity);
-  await ground.fail('sandbox.place_made');
-  if (open === null) return 'empty';
+  const made = await makeAnew(provision);
+  const disk = diskOf(made, identity);
+  const fresh = disk && { ...disk, fresh: true };
+  if (open === null) return { place: made, files: 'empty', disk: fresh };
   const { fixtures } = ground;
-  await unarchive({ place, identity, fixtures }, await open(), limits.disk_bytes);
+  await unarchive({ place: made, identity, fixtures, disk: fresh }, await open(), limits.disk_bytes);
   await ground.fail('sandbox.restored');
-  return 'restored';
+  return { place: made, files: 'restored', disk };
+}
+
+async function makeAnew({ keeper, ground, place: { id }, identity, request }: Provision): Promise<Place> {
+  const place = placeOf(keeper.installation_dir, id, ground.disks !== null);
+  await makePlace(place, identity);
+  if (place.disk !== null) await ground.disks?.make(place.disk.file, request.limits.disk_bytes);
+  await ground.fail('sandbox.place_made');
+  return place;
+}
+
+function diskOf({ id, disk }: Place, identity: Identity): Disk | null {
+  if (disk === null || identity.kind === 'user') return null;
+  return { image: disk.file, directory: disk.directory, id, uid: identity.uid, fresh: false };
 }
 
 async function snapshot(keeper: Keeper, id: string): Promise<AsyncIterable<Uint8Array> | null> {
-  const { fixtures } = await keeper.ground();
-  const place = placeOf(keeper.installation_dir, id);
+  const { fixtures, fail } = await keeper.ground();
+  const place = await findPlace(keeper.installation_dir, id);
   const awake = keeper.live.get(id);
   if (awake?.computer.alive() !== true) await quieten(keeper, place);
   const record = await readRecord(place);
   if (record === null) return null;
-  const confined = { place, identity: await identityOf(keeper, place, record.image ?? null), fixtures };
+  const identity = await identityOf(keeper, place, record.image ?? null);
+  const confined = { place, identity, fixtures, disk: diskOf(place, identity) };
   const leftOut = (): void =>
     keeper.options.log.warn({ computer: id }, 'files whose path is too long are not in the snapshot');
   if (awake?.computer.alive() === true) return archiveAwake(awake, confined, leftOut);
+  if (place.disk !== null) await repairDisk(place.disk.file, fail);
   return archive(confined, { awake: false, leftOut });
 }
 
@@ -272,8 +303,9 @@ async function* archiveAwake(
 }
 
 async function destroy(keeper: Keeper, id: string): Promise<void> {
-  const place = placeOf(keeper.installation_dir, id);
+  const place = await findPlace(keeper.installation_dir, id);
   await quieten(keeper, place);
+  if (place.disk !== null) await untilDetached(place.disk.file);
   await removePlace(keeper.installation_dir, place);
   await keeper.options.fail('sandbox.files_removed');
   await keeper.slots?.release(`${keeper.options.installation}/${id}`);
@@ -291,16 +323,17 @@ async function identityOf(
 }
 
 async function capabilities(keeper: Keeper): Promise<Capabilities> {
-  const { cgroups, fixtures } = await keeper.ground();
+  const { cgroups, disks, counted_because, fixtures } = await keeper.ground();
   const as_root = keeper.slots !== null;
   const perl = await exists(PERL);
   const notes = [
     'The kernel is shared with the host.',
-    'Disk use is counted every second, not held by a quota.',
     'What an exec started is known by an inherited limit and dies with its time limit; a program that lowers that limit itself escapes it until the computer sleeps.',
   ];
   const { images, note } = await imagesOf(keeper, cgroups !== null);
   if (note !== null) notes.push(note);
+  if (counted_because !== null)
+    notes.push(`Disk use is counted every second, not held by a disk of its own: ${counted_because}.`);
   if (!perl) notes.push(`Without ${PERL} computers have no network and no connections to their ports.`);
   if (cgroups === null) {
     notes.push(
@@ -314,6 +347,7 @@ async function capabilities(keeper: Keeper): Promise<Capabilities> {
   return {
     isolation: 'namespaces',
     limits: cgroups?.version ?? 'rlimit',
+    disk: disks === null ? 'counted' : 'held',
     identity: as_root ? 'root' : 'user',
     egress: keeper.options.egress !== null && perl,
     terminals: await exists('/usr/bin/script'),

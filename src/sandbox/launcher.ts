@@ -13,7 +13,7 @@ import type { Readable, Writable } from 'node:stream';
 export type Descriptor = 'ignore' | 'pipe' | { file: string };
 
 /** Of a program that a signal ended, or whose end nobody saw, the code is null. */
-export type End = { code: number | null; signal: number | null };
+type End = { code: number | null; signal: number | null };
 
 export type StartOptions = {
   cwd?: string;

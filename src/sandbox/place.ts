@@ -1,7 +1,8 @@
 /**
  * A computer's place on the host: its directory, what is known about it, and its removal.
  * Invariant: an agent's processes can write `workspace/` and `home/` only, and `upper/` where they are root inside;
- * everything beside them is the server's.
+ * everything beside them is the server's. Where the place has a disk of its own they are on it, and the host sees them
+ * only through the computer's processes.
  */
 
 import { randomBytes } from 'node:crypto';
@@ -15,12 +16,15 @@ import { run } from './run.ts';
 /** Begins the name of a directory that is being removed. */
 const GONE = '.gone-';
 const CONTROL = 'control-';
+const DISK_FILE = 'disk.img';
 const ID = /^[a-z]+_[0-9a-z]{1,64}$/;
 const REMOVE_MS_MAX = 600_000;
 
 export type Place = {
   id: string;
   directory: string;
+  /** A file that holds a file system, and where that is mounted; null = the files lie in the directory itself. */
+  disk: { file: string; directory: string } | null;
   workspace: string;
   home: string;
   /** Where a root file system of its own differs from the image, what the kernel needs beside it, and where both meet. */
@@ -38,28 +42,38 @@ export type PlaceRecord = {
 };
 
 /** @throws RangeError when `id` could name anything but one folder. */
-export function placeOf(installation_dir: string, id: string): Place {
+export function placeOf(installation_dir: string, id: string, has_disk = false): Place {
   if (!ID.test(id)) throw new RangeError(`not a computer's id: ${JSON.stringify(id)}`);
   const directory = join(installation_dir, id);
+  const disk = has_disk ? { file: join(directory, DISK_FILE), directory: join(directory, 'disk') } : null;
+  const writable = disk?.directory ?? directory;
   return {
-    id,
-    directory,
-    workspace: join(directory, 'workspace'),
-    home: join(directory, 'home'),
-    upper: join(directory, 'upper'),
-    work: join(directory, 'work'),
+    ...{ id, directory, disk },
+    workspace: join(writable, 'workspace'),
+    home: join(writable, 'home'),
+    upper: join(writable, 'upper'),
+    work: join(writable, 'work'),
     merged: join(directory, 'merged'),
   };
+}
+
+/** As it is on this host, which tells by the file whether it has a disk. */
+export async function findPlace(installation_dir: string, id: string): Promise<Place> {
+  const held = placeOf(installation_dir, id, true);
+  return (await exists(held.disk?.file as string)) ? held : placeOf(installation_dir, id);
 }
 
 /** Makes what is missing, with owners and modes set again. The group alone lets the computer's uid pass. */
 export async function makePlace(place: Place, identity: Identity): Promise<void> {
   await mkdir(place.directory, { recursive: true, mode: 0o700 });
   await own(place.directory, identity, 0o710);
-  for (const writable of [place.workspace, place.home]) await makeWritable(writable, identity, 0o700);
-  if (!isBlock(identity)) return;
-  await makeWritable(place.upper, identity, 0o755);
-  for (const ours of [place.work, place.merged]) await mkdir(ours, { recursive: true, mode: 0o700 });
+  const ours = isBlock(identity) ? [place.merged] : [];
+  if (place.disk === null) {
+    for (const writable of [place.workspace, place.home]) await makeWritable(writable, identity, 0o700);
+    if (isBlock(identity)) await makeWritable(place.upper, identity, 0o755);
+    if (isBlock(identity)) ours.push(place.work);
+  } else ours.push(place.disk.directory);
+  for (const directory of ours) await mkdir(directory, { recursive: true, mode: 0o700 });
 }
 
 async function makeWritable(directory: string, identity: Identity, wanted: number): Promise<void> {
@@ -92,7 +106,7 @@ export async function removeControl(control: string): Promise<void> {
 
 export async function readRecord(place: Place): Promise<PlaceRecord | null> {
   try {
-    await stat(place.workspace);
+    await stat(place.disk?.file ?? place.workspace);
     return JSON.parse(await readFile(recordPath(place), 'utf8')) as PlaceRecord;
   } catch {
     return null;
@@ -157,4 +171,11 @@ async function own(directory: string, identity: Identity, mode: number): Promise
 
 function recordPath(place: Place): string {
   return join(place.directory, 'computer.json');
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await stat(path).then(
+    () => true,
+    () => false,
+  );
 }

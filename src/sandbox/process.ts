@@ -64,6 +64,7 @@ export function processDriver(options: ProcessOptions): Driver {
       capabilities: {
         isolation: 'none',
         limits: 'none',
+        disk: 'none',
         identity: 'none',
         ...{ egress: false, terminals: true, images: [] },
         notes: ['No isolation: scripts run as the server and see all that it sees. For tests only.'],

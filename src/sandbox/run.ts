@@ -4,13 +4,18 @@ import { start, type Program } from './launcher.ts';
 
 const TEXT_BYTES_MAX = 65_536;
 
-export type RunOptions = { cwd?: string; timeout_ms: number };
+export type RunOptions = {
+  cwd?: string;
+  timeout_ms: number;
+  /** Exit codes that are no failure; 0 alone without. */
+  codes?: number[];
+};
 
 /** Runs to the end and returns its output. Rejects when it fails, with the end of what it said. */
-export async function run(command: string[], { cwd = '/', timeout_ms }: RunOptions): Promise<string> {
+export async function run(command: string[], { cwd = '/', timeout_ms, codes }: RunOptions): Promise<string> {
   const program = await start(command, ['ignore', 'pipe', 'pipe'], { cwd });
   const output = collect(program, 1);
-  await succeeded(program, collect(program, 2), timeout_ms);
+  await succeeded(program, collect(program, 2), timeout_ms, codes);
   return output();
 }
 

@@ -272,6 +272,17 @@ export function driverConformance(subject: DriverSubject): void {
 
     describe('files', () => filesConform(wakeNew, () => driver));
 
+    test('where the disk ceiling is held, a write beyond it fails and the computer lives', async ({
+      skip,
+    }) => {
+      const probed = await driver.probe();
+      if (!probed.usable || probed.capabilities.disk !== 'held') skip('disk use is not held here');
+      const { computer } = await wakeNew();
+      const fill = 'for i in 1 2 3; do head -c 100M /dev/zero >$i; done; rm 1 2 3; echo on >file; cat file';
+      const { stdout, stderr } = await runScript(computer, fill);
+      expect([stdout, stderr]).toEqual(['on\n', expect.stringContaining('No space left on device')]);
+    });
+
     test('inventory names what has files here', async () => {
       const { id } = await wakeNew();
       expect(await driver.inventory()).toContain(id);

@@ -1,6 +1,5 @@
-import { join } from 'node:path';
 import { attacksFail, makeEgress } from './attacks.ts';
-import { becomeUser, makeDriver, makeGround, removeGround } from './grounds.ts';
+import { becomeUser, makeDriver, makeGround, removeGround, workspaceOf } from './grounds.ts';
 
 const ground = makeGround({ egress: makeEgress() });
 attacksFail({
@@ -8,7 +7,7 @@ attacksFail({
   prepare: async () => becomeUser(ground),
   make: () => makeDriver(ground),
   directory: ground.directory,
-  workspaceOf: (id) => join(ground.options.computers_dir, ground.installation, id, 'workspace'),
+  workspaceOf: (id) => workspaceOf(ground, id),
   remove: () => removeGround(ground),
   one_in: 2,
 });

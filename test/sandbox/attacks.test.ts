@@ -5,7 +5,7 @@ import { processDriver } from '../../src/sandbox/process.ts';
 import { freshId, runScript } from '../conformance/computers.ts';
 import { ATTACKS, attack, attacksFail, layOutPrey, makeEgress } from './attacks.ts';
 import type { Prey } from './attacks.ts';
-import { as_root, makeDriver, makeGround, removeGround } from './grounds.ts';
+import { as_root, makeDriver, makeGround, removeGround, workspaceOf } from './grounds.ts';
 
 test('there are enough attacks', () => {
   expect(ATTACKS.length).toBeGreaterThanOrEqual(100);
@@ -18,7 +18,7 @@ describe.runIf(as_root)('as root', () => {
     prepare: async () => {},
     make: () => makeDriver(ground),
     directory: ground.directory,
-    workspaceOf: (id) => join(ground.options.computers_dir, ground.installation, id, 'workspace'),
+    workspaceOf: (id) => workspaceOf(ground, id),
     remove: () => removeGround(ground),
   });
 });

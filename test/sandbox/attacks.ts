@@ -137,8 +137,8 @@ export function attacksFail(ground: AttackGround): void {
     beforeAll(async () => {
       await ground.prepare();
       driver = ground.make();
-      prey = await layOutPrey(ground.directory, ground.workspaceOf(other));
       const computer = await wake(other);
+      prey = await layOutPrey(ground.directory, ground.workspaceOf(other));
       await runScript(computer, `echo ${prey.canary} > secret; (exec -a victim-of-another sleep 600) &`);
       shared_computer = await wake(shared);
       const probed = await driver.probe();

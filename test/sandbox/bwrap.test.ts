@@ -21,7 +21,7 @@ import { identify } from '../../src/sandbox/leftover.ts';
 import { tryComputer } from '../../src/sandbox/bwrap/probe.ts';
 import { bytesOf, freshId, runScript, until } from '../conformance/computers.ts';
 import { LIMITS } from '../conformance/driver.ts';
-import { makeDriver, makeGround, removeGround } from './grounds.ts';
+import { insideOf, makeDriver, makeGround, removeGround } from './grounds.ts';
 
 const ground = makeGround();
 const folder = join(ground.options.computers_dir, ground.installation);
@@ -71,7 +71,7 @@ describe('the death of the server', () => {
     const server = spawn(process.execPath, ['--input-type=module', '-e', program, ...argv], {
       stdio: 'ignore',
     });
-    await until(async () => existsSync(join(folder, id, 'workspace', 'file')));
+    await until(async () => seen(`${id}/computer.json`, () => `${insideOf(ground, id)}/workspace/file`));
     const pid = pidOf(id);
     expect(await identify(pid)).not.toBeNull();
     server.kill('SIGKILL');
@@ -202,9 +202,9 @@ describe('places', () => {
     const id = freshId();
     await driver.wake(request(id));
     expect(statSync(join(folder, id)).mode & 0o007).toBe(0);
-    expect(statSync(join(folder, id, 'workspace')).mode & 0o077).toBe(0);
-    if (process.getuid?.() === 0)
-      expect(statSync(join(folder, id, 'workspace')).uid).toBeGreaterThan(1_700_000_000);
+    const { mode, uid } = statSync(`${insideOf(ground, id)}/workspace`);
+    expect(mode & 0o077).toBe(0);
+    if (process.getuid?.() === 0) expect(uid).toBeGreaterThan(1_700_000_000);
     await driver.destroy(id, null);
   });
 
@@ -242,6 +242,11 @@ describe('probe', () => {
     expect(readdirSync(folder).filter((name) => name.startsWith('probe'))).toEqual([]);
   });
 });
+
+/** What cannot be named before the first exists. */
+function seen(first: string, then: () => string): boolean {
+  return existsSync(join(folder, first)) && existsSync(then());
+}
 
 function failingOnce(point: string): (name: string) => void {
   let armed = true;

@@ -4,9 +4,9 @@
  */
 
 import { spawnSync } from 'node:child_process';
-import { chmodSync, chownSync, mkdtempSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, mkdtempSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Driver } from '../../src/resource/computer/driver.ts';
 import { bwrapDriver } from '../../src/sandbox/bwrap.ts';
 import type { BwrapOptions } from '../../src/sandbox/bwrap.ts';
@@ -54,6 +54,27 @@ export function becomeUser(ground: Ground): void {
 export function removeGround({ directory }: Ground): void {
   spawnSync('chmod', ['-R', 'u+rwX', directory]);
   spawnSync('rm', ['-rf', directory]);
+}
+
+/** Where the host sees the root file system of an awake computer, whose files may lie where nobody else does. */
+export function insideOf({ options, installation }: Ground, id: string): string {
+  const directory = join(options.computers_dir, installation, id);
+  const record = readFileSync(join(directory, 'computer.json'), 'utf8');
+  return `/proc/${(JSON.parse(record) as { process: { pid: number } }).process.pid}/root`;
+}
+
+/** The same of the process around it, in which paths are the host's. */
+export function outerOf(ground: Ground, id: string): string {
+  const inside = dirname(insideOf(ground, id));
+  const parent = /^PPid:\s*(\d+)/m.exec(readFileSync(join(inside, 'status'), 'utf8'))?.[1];
+  return `/proc/${parent}/root`;
+}
+
+/** The host's path of a computer's workspace, whether or not the host sees it. */
+export function workspaceOf({ options, installation }: Ground, id: string): string {
+  const directory = join(options.computers_dir, installation, id);
+  const disk = join(directory, 'disk');
+  return join(existsSync(disk) ? disk : directory, 'workspace');
 }
 
 export function makeDriver(ground: Ground): Driver {

@@ -1,11 +1,10 @@
 /** What bounds a computer, as tests over both ways to bound it. */
 
 import { statSync } from 'node:fs';
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { Computer, ComputerLimits, Driver } from '../../src/resource/computer/driver.ts';
+import type { Capabilities, Computer, ComputerLimits, Driver } from '../../src/resource/computer/driver.ts';
 import { freshId, runScript, until } from '../conformance/computers.ts';
-import { makeDriver, removeGround } from './grounds.ts';
+import { insideOf, makeDriver, removeGround } from './grounds.ts';
 import type { Ground } from './grounds.ts';
 
 const LIMITS: ComputerLimits = {
@@ -19,18 +18,23 @@ const LIMITS: ComputerLimits = {
 const CLOSED = `mkdir closed; cd closed; chmod 300 .
 for i in 1 2 3; do head -c 100M /dev/zero > $i; done; chmod 000 .`;
 
+const MANY = 'for i in 1 2 3; do head -c 100M /dev/zero > $i; done';
+
 /** In files that no name leads to. */
 const UNLINKED = `perl -e 'for my $n (1 .. 3) {
   open(my $file, ">", "f") or die; unlink "f"; push @kept, $file;
-  for (1 .. 100) { syswrite($file, "x" x 1048576) }
+  for (1 .. 100) { syswrite($file, "x" x 1048576) or print STDERR "$!\n" and last }
 } sleep 60'`;
 
 export function limitsHold(title: string, ground: Ground, prepare: () => void, cgroups: boolean): void {
   describe(title, () => {
     let driver: Driver;
-    beforeAll(() => {
+    let disk: Capabilities['disk'] = 'none';
+    beforeAll(async () => {
       prepare();
       driver = makeDriver(ground);
+      const probed = await driver.probe();
+      if (probed.usable) ({ disk } = probed.capabilities);
     });
     afterAll(async () => {
       await driver.close();
@@ -96,12 +100,12 @@ export function limitsHold(title: string, ground: Ground, prepare: () => void, c
       const computer = await wake(id);
       await runScript(
         computer,
-        'head -c 40000000 /dev/urandom > large; (while :; do date +%N > now; done) 2>/dev/null & :',
+        'head -c 40000000 /dev/urandom > large; (while :; do date +%N > now; done) 2>/dev/null & while [ ! -s now ]; do sleep 0.02; done',
       );
       const content = await driver.snapshot(id, {});
       const chunks = (content as AsyncIterable<Uint8Array>)[Symbol.asyncIterator]();
       await chunks.next();
-      const now = join(ground.options.computers_dir, ground.installation, id, 'workspace', 'now');
+      const now = `${insideOf(ground, id)}/workspace/now`;
       const before = statSync(now, { bigint: true }).mtimeNs;
       const short = runScript(computer, 'sleep 60', { timeout_ms: 100 });
       for (let next = await chunks.next(); next.done !== true; next = await chunks.next()) {
@@ -132,8 +136,27 @@ export function limitsHold(title: string, ground: Ground, prepare: () => void, c
       expect(result.stdout).toContain('refused');
     });
 
-    test('a computer over its disk limit is ended, wherever the bytes are', async () => {
-      const fills = ['for i in 1 2 3; do head -c 100M /dev/zero > $i; done', CLOSED, UNLINKED];
+    test('a write beyond its disk limit fails, wherever the bytes are, and the computer lives', async ({
+      skip,
+    }) => {
+      if (disk !== 'held') skip('disk use is counted here');
+      for (const fill of [MANY, CLOSED, UNLINKED]) {
+        const computer = await wake();
+        const { stderr, outcome } = await runScript(computer, fill.replace('sleep 60', ''));
+        expect([outcome, stderr]).toEqual(['exited', expect.stringContaining('No space left on device')]);
+        const { disk_bytes } = await computer.usage();
+        expect(disk_bytes).toBeLessThan(LIMITS.disk_bytes * 1.01);
+        expect((await runScript(computer, `rm -rf /workspace/*; echo well | tee again`)).stdout).toBe(
+          'well\n',
+        );
+        await computer.hibernate();
+      }
+      expect(ground.logged.filter((line) => line.startsWith('disk limit exceeded'))).toEqual([]);
+    });
+
+    test('a computer over its disk limit is ended, wherever the bytes are', async ({ skip }) => {
+      if (disk !== 'counted') skip('each computer has a disk of its own here');
+      const fills = [MANY, CLOSED, UNLINKED];
       const computers = await Promise.all(fills.map(() => wake()));
       const results = computers.map((computer, index) => runScript(computer, `${fills[index]}; sleep 60`));
       expect((await Promise.all(results)).map(({ outcome }) => outcome)).toEqual(['lost', 'lost', 'lost']);

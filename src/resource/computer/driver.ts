@@ -130,6 +130,11 @@ export type Capabilities = {
   isolation: 'namespaces' | 'none';
   /** How memory, process and CPU ceilings hold: by control groups, by resource limits, or not at all. */
   limits: 'cgroup-v2' | 'cgroup-v1' | 'rlimit' | 'none';
+  /**
+   * How the disk ceiling holds. `held`: a write beyond it fails, and the computer lives on. `counted`: the computer is ended
+   * some time after it. Of new computers; older ones keep the way that they were made with.
+   */
+  disk: 'held' | 'counted' | 'none';
   /** `root`: each computer has a host uid of its own; `user`: the server's own user. */
   identity: 'root' | 'user' | 'none';
   /** Whether a computer may reach anything outside, always through the egress proxy. */

@@ -6,9 +6,11 @@
 import type { Readable, Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { constants, createZstdCompress, createZstdDecompress } from 'node:zlib';
+import { Unsupported } from '../../resource/computer/driver.ts';
 import type { Program } from '../launcher.ts';
 import { isBlock } from './launch.ts';
 import type { Identity } from './launch.ts';
+import type { Disk } from './mounts.ts';
 import type { Place } from '../place.ts';
 import { collect, succeeded, unlessReaderClosed } from '../run.ts';
 import { startTool } from './tool.ts';
@@ -23,13 +25,15 @@ const ENTRY_BYTES = 1024;
 const ARCHIVE_SLACK = 2;
 const ARCHIVE_SLACK_BYTES = 67_108_864;
 
-export type Confined = { place: Place; identity: Identity; fixtures: Fixtures };
+export type Confined = { place: Place; identity: Identity; fixtures: Fixtures; disk: Disk | null };
 
 /** tar unpacks by whole paths, which the kernel takes up to 4,095 bytes; it reads deeper ones. */
 const PATH_BYTES_MAX = 4000;
 const TOO_DEEP = `${'?'.repeat(PATH_BYTES_MAX)}*`;
 const TOO_DEEP_SAID = 'too deep to be unpacked';
 const COMPLAINT_CHARS_MAX = 400;
+const FULL = /No space left on device/;
+const MIB = 1_048_576;
 
 /** Attributes of an overlay's upper layer say what is deleted. */
 const OF_BLOCK = ['--xattrs', "--xattrs-include='*'"];
@@ -70,7 +74,10 @@ export async function* archive(
   }
 }
 
-/** Unpacks into the computer's directories, which are empty. Rejects when there is more than `disk_bytes` can hold. */
+/**
+ * Unpacks into the computer's directories, which are empty.
+ * @throws Unsupported when there is more than `disk_bytes` can hold.
+ */
 export async function unarchive(
   confined: Confined,
   content: AsyncIterable<Uint8Array>,
@@ -80,9 +87,12 @@ export async function unarchive(
   // An archive of an earlier version may hold what is too deep.
   const tar = [...READ, ...owner, ...attributes(confined), '--anchored', '--exclude="$0"'].join(' ');
   const program = await tool(confined, ['/bin/sh', '-c', `exec ${tar}`, TOO_DEEP], true);
-  const ended = succeeded(program, shortened(collect(program, 2)), ARCHIVE_MS_MAX);
+  const said = collect(program, 2);
+  const ended = succeeded(program, shortened(said), ARCHIVE_MS_MAX).catch((error: Error) => {
+    throw FULL.test(said()) ? doesNotFit(disk_bytes) : error;
+  });
   ended.catch(() => {});
-  const bound = bounded(disk_bytes * ARCHIVE_SLACK + ARCHIVE_SLACK_BYTES);
+  const bound = bounded(disk_bytes * ARCHIVE_SLACK + ARCHIVE_SLACK_BYTES, doesNotFit(disk_bytes));
   try {
     await pipeline(content, createZstdDecompress(), bound, program.pipes[0] as Writable).catch(
       unlessReaderClosed,
@@ -107,9 +117,9 @@ export async function measure(confined: Confined): Promise<number> {
 }
 
 function tool(confined: Confined, command: string[], writable: boolean): Promise<Program> {
-  const { identity, fixtures } = confined;
+  const { identity, fixtures, disk } = confined;
   const binds = directories(confined).map(({ name, from }) => ({ from, to: `/computer/${name}`, writable }));
-  return startTool({ identity, fixtures, binds, command });
+  return startTool({ identity, fixtures, disk, binds, command });
 }
 
 /** What the computer can write. */
@@ -125,6 +135,11 @@ function attributes({ identity }: Confined): string[] {
   return isBlock(identity) ? OF_BLOCK : [];
 }
 
+function doesNotFit(disk_bytes: number): Unsupported {
+  const mib = Math.floor(disk_bytes / MIB);
+  return new Unsupported(`the files to restore need more than the computer's disk of ${mib} MiB`);
+}
+
 /** A name that tar complains of may itself have 4,000 bytes. */
 function shortened(complaint: () => string): () => string {
   return () => {
@@ -135,12 +150,15 @@ function shortened(complaint: () => string): () => string {
   };
 }
 
-function bounded(bytes_max: number): (source: AsyncIterable<Uint8Array>) => AsyncGenerator<Uint8Array, void> {
+function bounded(
+  bytes_max: number,
+  error: Error,
+): (source: AsyncIterable<Uint8Array>) => AsyncGenerator<Uint8Array, void> {
   return async function* count(source) {
     let bytes = 0;
     for await (const chunk of source) {
       bytes += chunk.length;
-      if (bytes > bytes_max) throw new Error(`the archive holds more than ${bytes_max} bytes`);
+      if (bytes > bytes_max) throw error;
       yield chunk;
     }
   };

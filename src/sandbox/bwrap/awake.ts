@@ -9,6 +9,8 @@ import type { Computer, ComputerLimits, ComputerUsage, Egress } from '../../reso
 import type { NetworkPolicy } from '../../resource/computer/spec.ts';
 import { measure } from './archive.ts';
 import type { Cgroups } from './cgroup.ts';
+import { diskUsed, trimDisk } from './disk-file.ts';
+import type { Disks } from './disk-file.ts';
 import { openChannel } from '../channel/channel.ts';
 import type { Channel } from '../channel/channel.ts';
 import { watchDisk } from './disk.ts';
@@ -24,10 +26,17 @@ import { makeControl, removeControl, writeRecord } from '../place.ts';
 import type { Place } from '../place.ts';
 import { OUTWARD_ENVIRONMENT, outwardCommand, serveOutward } from '../channel/outward.ts';
 import type { Outward } from '../channel/outward.ts';
+import type { Disk } from './mounts.ts';
 import { stillness } from './stillness.ts';
 import type { Fixtures } from './view.ts';
 
 const CONTROL_INSIDE = '/run/computer';
+/** An agent that took its own directory's mode away could never be woken again. */
+const ENTER = `for each in /workspace /home/agent; do
+  [ -r $each ] && [ -w $each ] && [ -x $each ] || chmod u+rwx $each
+done
+cd /workspace || exit 125
+`;
 const READY_MS_MAX = 15_000;
 const SCRATCH_BYTES_MAX = 268_435_456;
 
@@ -39,6 +48,10 @@ export type Log = {
 export type Ground = {
   fixtures: Fixtures;
   cgroups: Cgroups | null;
+  /** null = new computers have none, and what they write is counted. */
+  disks: Disks | null;
+  /** Why there are none. */
+  counted_because: string | null;
   /** null = nothing leads out. */
   egress: Egress | null;
   fail: (failpoint: string) => void | Promise<void>;
@@ -54,6 +67,8 @@ export type Awakening = {
   network: NetworkPolicy;
   /** A root file system of the computer's own; null = the host's `/usr`. */
   root: Root | null;
+  /** null = what the computer writes is counted. */
+  disk: Disk | null;
 };
 
 export type Awake = {
@@ -99,7 +114,7 @@ async function openOutward(
 }
 
 function launchOf(ground: Ground, awakening: Awakening, means: Means, cgroup_files: string[]): Launch {
-  const { identity, limits, root } = awakening;
+  const { identity, limits, root, disk } = awakening;
   const bounded = ground.cgroups !== null;
   const loop = loopScript({
     directory: CONTROL_INSIDE,
@@ -109,9 +124,9 @@ function launchOf(ground: Ground, awakening: Awakening, means: Means, cgroup_fil
   return {
     identity,
     cgroup_files,
-    overlay: root?.overlay ?? null,
+    mounts: { disk, overlay: root?.overlay ?? null },
     limits: { file_bytes: limits.disk_bytes, data_bytes: bounded ? null : limits.memory_bytes },
-    command: ['/bin/sh', '-c', loop],
+    command: ['/bin/sh', '-c', ENTER + loop],
     view: viewOf(ground, awakening, means),
   };
 }
@@ -125,7 +140,7 @@ function viewOf(
   return {
     fixtures,
     root: root === null ? null : place.merged,
-    cwd: '/workspace',
+    cwd: '/',
     environment: outward === null ? {} : OUTWARD_ENVIRONMENT,
     scratch_bytes: Math.min(SCRATCH_BYTES_MAX, Math.floor(limits.memory_bytes / 4)),
     capabilities: root === null ? [] : ROOT_CAPABILITIES,
@@ -149,6 +164,10 @@ async function attach(attachment: Attachment): Promise<Awake> {
   const kill = (): void => {
     ending = true;
     program.kill();
+    // By itself pid 1 dies with bubblewrap only once it has said so, a moment after it has started the loop.
+    void endProcess(process).catch((error: unknown) =>
+      ground.log.warn({ computer: place.id, error }, 'not ended'),
+    );
     void still.end();
   };
   const channel = openChannel({
@@ -170,8 +189,9 @@ async function attach(attachment: Attachment): Promise<Awake> {
     return finish(attachment, channel);
   });
   ended.catch((error: unknown) => ground.log.warn({ computer: place.id, error }, 'a computer left traces'));
-  const disk = watch({ ground, awakening, pid: process.pid, kill, signal: watching.signal });
-  const usage = (): Promise<ComputerUsage> => usageNow(attachment, disk);
+  const used =
+    held(attachment) ?? watch({ ground, awakening, pid: process.pid, kill, signal: watching.signal });
+  const usage = (): Promise<ComputerUsage> => usageNow(attachment, used);
   return { ended, hold: still.hold, computer: handle({ channel, generation, usage, alive, kill, ended }) };
 }
 
@@ -205,13 +225,25 @@ function handle(parts: {
   };
 }
 
-async function usageNow({ ground, means, launched }: Attachment, disk: Disk): Promise<ComputerUsage> {
+async function usageNow({ ground, means, launched }: Attachment, used: Used): Promise<ComputerUsage> {
   const { pid } = launched.process;
   const counted = (await ground.cgroups?.usage(means.group)) ?? (await usageOf(await processesLike(pid)));
-  return { ...counted, disk_bytes: await disk.used(), uptime_ms: await uptimeOf(pid) };
+  return { ...counted, disk_bytes: await used(), uptime_ms: await uptimeOf(pid) };
 }
 
-type Disk = { used: () => Promise<number | null> };
+/** The bytes on disk. */
+type Used = () => Promise<number | null>;
+
+/** What the file system of a disk says, seen from the sandbox's outer process: its path has no part of the agent's. */
+function held({ ground, awakening, launched }: Attachment): Used | null {
+  const { place, disk } = awakening;
+  if (disk === null) return null;
+  const pid = launched.program.pid;
+  void trimDisk(pid, disk).catch((error: unknown) =>
+    ground.log.debug({ computer: place.id, error }, 'disk not trimmed'),
+  );
+  return () => diskUsed(pid, disk);
+}
 
 /** The last count; before the first, one of its own. */
 function watch(parts: {
@@ -220,10 +252,10 @@ function watch(parts: {
   pid: number;
   kill: () => void;
   signal: AbortSignal;
-}): Disk {
+}): Used {
   const { ground, awakening, pid, kill, signal } = parts;
   const { place, identity, limits } = awakening;
-  const count = (): Promise<number> => measure({ place, identity, fixtures: ground.fixtures });
+  const count = (): Promise<number> => measure({ place, identity, fixtures: ground.fixtures, disk: null });
   let last: number | null = null;
   void watchDisk({
     disk_bytes: limits.disk_bytes,
@@ -242,7 +274,7 @@ function watch(parts: {
     now: ground.now,
     signal,
   });
-  return { used: async () => last ?? (await count().catch(() => null)) };
+  return async () => last ?? (await count().catch(() => null));
 }
 
 async function finish({ ground, means, launched }: Attachment, channel: Channel): Promise<void> {

@@ -62,6 +62,7 @@ export async function installImage(
     const program = await startTool({
       identity: { kind: 'root', uid: uid_base, block: true },
       fixtures,
+      disk: null,
       binds: [{ from: part, to: '/computer/image', writable: true }],
       command: ['/bin/sh', '-c', INSTALL],
     });

@@ -6,9 +6,12 @@
 import { ComputerLost } from '../../resource/computer/driver.ts';
 import { identify } from '../leftover.ts';
 import type { ProcessIdentity } from '../leftover.ts';
+import { oneAtATime } from '../../resource/serial.ts';
 import { start, type Descriptor, type Program } from '../launcher.ts';
 import { collect } from '../run.ts';
 import { openBlock } from './block.ts';
+import { mountingFirst } from './mounts.ts';
+import type { Mounts } from './mounts.ts';
 import { viewArguments } from './view.ts';
 import type { View } from './view.ts';
 
@@ -25,9 +28,6 @@ export function isBlock(identity: Identity): identity is BlockIdentity {
   return identity.kind === 'root' && identity.block === true;
 }
 
-/** A root file system of two layers; the names are relative to `directory`, as the kernel bounds the options' length. */
-export type Overlay = { directory: string; options: string; merged: string };
-
 type ResourceLimits = {
   file_bytes: number;
   /** Per process, where no control group bounds the computer as a whole. */
@@ -37,8 +37,7 @@ type ResourceLimits = {
 export type Launch = {
   identity: Identity;
   view: Omit<View, 'seccomp_fd' | 'info_fd' | 'userns_fd'>;
-  /** Mounted where only this sandbox sees it, so that it is gone with the last process, whoever dies first. */
-  overlay: Overlay | null;
+  mounts: Mounts;
   /** The `cgroup.procs` or `tasks` files to join before anything else. */
   cgroup_files: string[];
   limits: ResourceLimits;
@@ -66,11 +65,27 @@ const USERNS_FD = 6;
 /** Bubblewrap closes every descriptor that it was given but this one. */
 const WITHOUT_USERNS = `exec "$@" ${USERNS_FD}<&-`;
 
-/** Mounts, then becomes the rest. */
-const MOUNT = 'cd "$1" && mount -t overlay overlay -o "$2" "$3" || exit 125; cd /; shift 3; exec "$@"';
+const mounting = oneAtATime();
 
-/** Starts the sandbox without waiting for its pid 1; its standard input, output and error are pipes. */
+/**
+ * Starts the sandbox without waiting for its pid 1; its standard input, output and error are pipes. Two that mount the same disk come
+ * one after the other: both would look for its device, find none, and make one each.
+ */
 export async function startSandbox(launch: Launch): Promise<Program> {
+  const { disk } = launch.mounts;
+  if (disk === null) return await startOne(launch);
+  const { promise, resolve, reject } = Promise.withResolvers<Program>();
+  const task = async (): Promise<void> => {
+    const program = await startOne(launch);
+    resolve(program);
+    const mounted = new Promise((told) => program.pipes[INFO_FD]?.once('data', told));
+    await Promise.race([mounted, program.closed]);
+  };
+  mounting(disk.image, task).catch(reject);
+  return await promise;
+}
+
+async function startOne(launch: Launch): Promise<Program> {
   const { view, identity, cgroup_files } = launch;
   const block = isBlock(identity) ? await openBlock(identity.uid) : null;
   const seccomp = { file: view.fixtures.seccomp_path };
@@ -106,10 +121,10 @@ export async function launch(request: Launch): Promise<Launched> {
   }
 }
 
-function hostCommand({ identity, limits, overlay, command }: Launch): string[] {
+function hostCommand({ identity, limits, mounts, command }: Launch): string[] {
   return [
     ...resourceLimits(limits),
-    ...ownMounts(overlay),
+    ...mountingFirst(mounts),
     ...ownIdentity(identity),
     'bwrap',
     '--args',
@@ -123,13 +138,6 @@ function hostCommand({ identity, limits, overlay, command }: Launch): string[] {
 function resourceLimits({ file_bytes, data_bytes }: ResourceLimits): string[] {
   const data = data_bytes === null ? [] : [`--data=${data_bytes}`];
   return ['prlimit', `--fsize=${file_bytes}`, '--core=0', `--nofile=${OPEN_FILES_MAX}`, ...data, '--'];
-}
-
-function ownMounts(overlay: Overlay | null): string[] {
-  if (overlay === null) return [];
-  const { directory, options, merged } = overlay;
-  const apart = ['unshare', '--mount', '--propagation', 'slave', '--'];
-  return [...apart, '/bin/sh', '-c', MOUNT, 'sh', directory, options, merged];
 }
 
 function ownIdentity(identity: Identity): string[] {

@@ -1,13 +1,13 @@
 /**
  * The root file system of a computer with a root user inside: an image below, its own changes above.
  * Invariant: the places where bubblewrap mounts are directories when it comes to them. A link that an agent left there
- * would be followed while the host's files are still in reach.
+ * would be followed while the host's files are still in reach; the mount removes it first.
  */
 
-import { lstat, rm } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { lstat } from 'node:fs/promises';
+import { basename, join, relative } from 'node:path';
 import type { Place } from '../place.ts';
-import type { Overlay } from './launch.ts';
+import type { Overlay } from './mounts.ts';
 
 /** What root keeps inside: no mount, no device, no setting of the kernel, no network but its own ports. */
 export const ROOT_CAPABILITIES = [
@@ -48,18 +48,21 @@ export type Root = {
 export async function prepareRoot(place: Place, lower: string): Promise<Root> {
   const has_apt = await hasApt(lower);
   const points = has_apt ? [...MOUNT_POINTS, ...APT_DIRECTORIES] : MOUNT_POINTS;
-  for (const path of points) await expectDirectory(lower, place.upper, path);
-  const own = join(place.upper, APT_PROXY);
-  if (has_apt && (await kindOf(own)) !== 'file') await rm(own, { recursive: true, force: true });
+  for (const path of points) await expectDirectory(lower, path);
+  const directory = join(place.directory, '..');
+  const upper = relative(directory, place.upper);
   const names = {
     lowerdir: `../.images/${basename(lower)}`,
-    upperdir: `${place.id}/upper`,
-    workdir: `${place.id}/work`,
+    upperdir: upper,
+    workdir: relative(directory, place.work),
   };
   const options = ['userxattr', ...Object.entries(names).map(([key, name]) => `${key}=${name}`)].join(',');
   return {
     image: basename(lower),
-    overlay: { directory: join(place.directory, '..'), options, merged: `${place.id}/merged` },
+    overlay: {
+      ...{ directory, options, merged: relative(directory, place.merged), upper },
+      ...{ directories: points, files: has_apt ? [APT_PROXY] : [] },
+    },
     apt_proxy: has_apt ? `/${APT_PROXY}` : null,
   };
 }
@@ -69,12 +72,9 @@ async function hasApt(lower: string): Promise<boolean> {
   return (await kindOf(join(lower, APT_PROXY))) === 'none';
 }
 
-/** What is above hides what is below, also by saying that it is deleted. */
-async function expectDirectory(lower: string, upper: string, path: string): Promise<void> {
+async function expectDirectory(lower: string, path: string): Promise<void> {
   if ((await kindOf(join(lower, path))) !== 'directory')
     throw new Error(`the image ${basename(lower)} has no directory /${path}: install it again`);
-  const above = join(upper, path);
-  if ((await kindOf(above)) !== 'directory') await rm(above, { force: true });
 }
 
 async function kindOf(path: string): Promise<'directory' | 'file' | 'other' | 'none'> {

@@ -7,6 +7,7 @@
 import type { Program } from '../launcher.ts';
 import { isBlock, startSandbox } from './launch.ts';
 import type { Identity } from './launch.ts';
+import type { Disk } from './mounts.ts';
 import type { Bind, Fixtures } from './view.ts';
 
 /** tar remembers hard links; an archive of nothing else must not take the host's memory. */
@@ -18,16 +19,23 @@ const CAPABILITIES = ['DAC_OVERRIDE', 'FOWNER'];
 /** Where the files belong to many uids, those are kept, and so is what only their owner could set. */
 const BLOCK_CAPABILITIES = [...CAPABILITIES, 'CHOWN', 'FSETID', 'SETFCAP'];
 
-export type Tool = { identity: Identity; fixtures: Fixtures; binds: Bind[]; command: string[] };
+export type Tool = {
+  identity: Identity;
+  fixtures: Fixtures;
+  /** Where the binds are, if they are on a disk of the computer's own. */
+  disk: Disk | null;
+  binds: Bind[];
+  command: string[];
+};
 
 /** Starts it with `/computer`, below which the binds belong, as its directory, and pipes. */
-export async function startTool({ identity, fixtures, binds, command }: Tool): Promise<Program> {
+export async function startTool({ identity, fixtures, disk, binds, command }: Tool): Promise<Program> {
   const block = isBlock(identity);
   return await startSandbox({
     identity,
     command,
     cgroup_files: [],
-    overlay: null,
+    mounts: { disk, overlay: null },
     limits: { file_bytes: FILE_BYTES, data_bytes: DATA_BYTES },
     view: {
       ...{ fixtures, binds, cwd: '/computer', root: null },

@@ -255,6 +255,7 @@ async function capabilities({ daemon, options }: Keeper): Promise<Capabilities> 
   return {
     isolation: 'namespaces',
     limits: info.CgroupVersion === '2' ? 'cgroup-v2' : 'cgroup-v1',
+    disk: 'counted',
     identity: 'root',
     egress: options.egress !== null,
     terminals: true,

@@ -1,9 +1,8 @@
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { describe } from 'vitest';
 import { attacksFail, makeEgress } from '../attacks.ts';
 import { has_packages, installBaseImage } from './base-image.ts';
-import { as_root, makeDriver, makeGround, removeGround } from '../grounds.ts';
+import { as_root, makeDriver, makeGround, removeGround, workspaceOf } from '../grounds.ts';
 
 const has_groups = existsSync('/sys/fs/cgroup/pids/tasks') || existsSync('/sys/fs/cgroup/cgroup.procs');
 
@@ -26,7 +25,7 @@ describe.runIf(as_root && has_groups && has_packages)('with a root user inside',
     prepare: () => installBaseImage(ground, 'base'),
     make: () => makeDriver(ground),
     directory: ground.directory,
-    workspaceOf: (id) => join(ground.options.computers_dir, ground.installation, id, 'workspace'),
+    workspaceOf: (id) => workspaceOf(ground, id),
     remove: () => removeGround(ground),
     image: 'base',
     one_in: 4,

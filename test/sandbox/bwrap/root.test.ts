@@ -10,7 +10,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Unsupported } from '../../../src/resource/computer/driver.ts';
 import type { Computer, Driver, WakeRequest } from '../../../src/resource/computer/driver.ts';
@@ -20,7 +20,7 @@ import { bytesOf, freshId, runScript, until } from '../../conformance/computers.
 import { LIMITS } from '../../conformance/driver.ts';
 import { makeEgress } from '../attacks.ts';
 import { has_packages, installBaseImage } from './base-image.ts';
-import { as_root, makeDriver, makeGround, removeGround } from '../grounds.ts';
+import { as_root, insideOf, makeDriver, makeGround, outerOf, removeGround, workspaceOf } from '../grounds.ts';
 
 const has_groups = existsSync('/sys/fs/cgroup/pids/tasks') || existsSync('/sys/fs/cgroup/cgroup.procs');
 
@@ -116,7 +116,8 @@ describe.runIf(as_root && has_groups && has_packages)('a computer with a root us
     const server = spawn(process.execPath, ['--input-type=module', '-e', program, ...argv], {
       stdio: 'ignore',
     });
-    await until(async () => existsSync(join(folder, id, 'upper', 'etc', 'kept')));
+    const record = join(folder, id, 'computer.json');
+    await until(async () => existsSync(record) && existsSync(`${insideOf(ground, id)}/etc/kept`));
     const { pid } = (
       JSON.parse(readFileSync(join(folder, id, 'computer.json'), 'utf8')) as { process: { pid: number } }
     ).process;
@@ -127,14 +128,20 @@ describe.runIf(as_root && has_groups && has_packages)('a computer with a root us
     await driver.destroy(id, null);
   });
 
-  test('what fills the disk ends, also in files of its root that have no name', async () => {
+  test('what it writes is bounded, also in files of its root that have no name', async () => {
+    const probed = await driver.probe();
+    const held = probed.usable && probed.capabilities.disk === 'held';
     const hidden = `perl -e 'for my $n (1 .. 3) {
       open(my $f, ">", "/opt-$n") or die; unlink "/opt-$n"; push @kept, $f;
-      for (1 .. 100) { syswrite($f, "x" x 1048576) } } sleep 60'`;
-    for (const fill of [hidden, 'for i in 1 2 3; do head -c 100M /dev/zero >/usr/fill$i; done; sleep 60']) {
+      for (1 .. 100) { syswrite($f, "x" x 1048576) or print STDERR "$!\n" and last } }`;
+    const named = `for i in 1 2 3; do head -c 100M /dev/zero >/usr/fill$i; done`;
+    for (const fill of held ? [`${hidden}'`, named] : [`${hidden} sleep 60'`, `${named}; sleep 60`]) {
       const id = freshId();
       const computer = await wake(id);
-      expect((await runScript(computer, fill, { timeout_ms: 60_000 })).outcome).toBe('lost');
+      const { outcome, stderr } = await runScript(computer, fill, { timeout_ms: 60_000 });
+      expect(outcome).toBe(held ? 'exited' : 'lost');
+      if (held) expect(stderr).toContain('No space left on device');
+      if (held) expect((await runScript(computer, 'rm -f /usr/fill*; echo >/well')).exit_code).toBe(0);
       await driver.destroy(id, null);
     }
   }, 150_000);
@@ -147,9 +154,11 @@ describe.runIf(as_root && has_groups && has_packages)('a computer with a root us
     const plant = `cd /; umask 0; rm -rf /home/ohm /etc/apt; ln -s /oldroot${outside} /etc/apt
       mv /run /run.old; ln -s /oldroot${outside} /run; rm -rf /dev /tmp /home/agent/*`;
     await runScript(computer, plant);
+    const disk = join(dirname(workspaceOf(ground, id)));
+    const plantable = existsSync(join(disk, 'upper')) ? disk : `${outerOf(ground, id)}${disk}`;
+    symlinkSync(`/oldroot${outside}`, join(plantable, 'upper', 'proc'));
+    symlinkSync(outside, join(plantable, 'upper', 'tmp'));
     await computer.hibernate();
-    symlinkSync(`/oldroot${outside}`, join(folder, id, 'upper', 'proc'));
-    symlinkSync(outside, join(folder, id, 'upper', 'tmp'));
     const again = await wake(id, 2, { network: { mode: 'open' } });
     expect((await runScript(again, 'test -d /proc/1 -a ! -L /proc -a ! -L /tmp && echo well')).stdout).toBe(
       'well\n',
