@@ -69,7 +69,6 @@ function mountList(api: Api, ground: Ground): void {
     }),
     async (context) => {
       const { path: directory } = context.req.valid('query');
-      const { org } = context.get('caller');
       const computer = await handle(
         ground,
         context,
@@ -121,7 +120,6 @@ function mountChanges(api: Api, ground: Ground): void {
         responses: { 204: { description }, ...refusals },
       }),
       async (context) => {
-        const { org } = context.get('caller');
         const computer = await handle(
           ground,
           context,
