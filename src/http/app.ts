@@ -5,6 +5,7 @@ import { createTerminals, type Terminals } from '../engine/computers/terminals.t
 import type { Runtime } from '../engine/runtime.ts';
 import { createApi, type Api } from './api.ts';
 import { api } from './api/app.ts';
+import { SANDBOX_TITLES } from './api/titles.ts';
 import { findUsable } from '../store/api-keys.ts';
 import { createAdmit } from './auth.ts';
 import { cors } from './cors.ts';
@@ -112,6 +113,7 @@ const TITLES: Record<string, string> = {
   'post /v1/computers/{computer_id}/retry-restore': 'Retry the restore of a computer',
   'post /v1/computers/{computer_id}/display': 'Watch a computer',
   'post /v1/computers/{computer_id}/browser': 'Control the browser of a computer',
+  ...SANDBOX_TITLES,
 };
 
 /** As one would say it: "List destinations of a session", "Cancel a session". */
@@ -134,7 +136,7 @@ function titleOf(method: string, path: string): string {
 
 /** `deliveries` → "a delivery". */
 function one(collection: string): string {
-  const noun = collection.replace(/ies$/, 'y').replace(/s$/, '').replaceAll('-', ' ');
+  const noun = collection.replace(/ies$/, 'y').replace(/xes$/, 'x').replace(/s$/, '').replaceAll('-', ' ');
   return `${/^[aeiou]/.test(noun) ? 'an' : 'a'} ${noun}`;
 }
 

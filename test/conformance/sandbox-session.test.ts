@@ -10,7 +10,6 @@ import type { TestNode } from '../helpers/node.ts';
 import { recordGlobalFetch } from '../helpers/records.ts';
 import { eventually, makeWorld, type World } from '../helpers/world.ts';
 
-type Entry = { type?: string; text?: string };
 type Row = Record<string, string | number | null>;
 
 let world: World;
@@ -21,9 +20,9 @@ const unrecord = recordGlobalFetch();
 beforeAll(async () => {
   world = await makeWorld(
     ({ messages }) => {
-      const last = messages.at(-1)!.content as string | Entry[];
+      const last = messages.at(-1)!.content;
       const said = typeof last === 'string' ? last : last.find(({ type }) => type === 'text')?.text;
-      const command = /run: (.*)/.exec(said ?? '')?.[1];
+      const command = /run: (.*)/.exec(String(said ?? ''))?.[1];
       return command === undefined ? reply(text('Done.')) : reply(toolUse('bash', { command }));
     },
     { OVERWINTER_SANDBOX: 'bwrap', OVERWINTER_HIBERNATE_AFTER_MS: '2000' },
@@ -83,7 +82,7 @@ describe("a session's computer", () => {
     const { id, sandbox, rest } = await begin('echo one > note; sleep 3; echo two >> note');
     const { computers: listed } = await computers<{ computers: Row[] }>('');
     expect(listed.find((each) => each['id'] === sandbox.sandboxId)).toMatchObject({ session_id: id });
-    await eventually(async () => (await sandbox.files.exists('/workspace/note')) === true);
+    await eventually(() => sandbox.files.exists('/workspace/note'));
     expect(await sandbox.files.read('/workspace/note')).toBe('one\n');
     const shown: string[] = [];
     const pty = await sandbox.pty.create({ onOutput: (data) => shown.push(Buffer.from(data).toString()) });
@@ -107,7 +106,7 @@ describe("a session's computer", () => {
     { timeout: 60_000 },
     async () => {
       const { sandbox, say, rest } = await begin('echo kept > note; sleep 60');
-      await eventually(async () => (await sandbox.files.exists('/workspace/note')) === true);
+      await eventually(() => sandbox.files.exists('/workspace/note'));
       await sandbox.hibernate();
       await rest();
       expect(JSON.stringify(world.api.requests.at(-1)!.body)).toContain('processes of your computer ended');
@@ -163,7 +162,7 @@ describe("a session's computer", () => {
       const { hostname } = (await api('POST', `/sandboxes/${sandbox.sandboxId}/preview`, {
         ...{ port: 8321, startCommand },
       })) as { hostname: string };
-      expect(await visit(`${hostname}`)).toBe('served\n');
+      expect(await visit(hostname)).toBe('served\n');
       await eventually(async () => !(await sandbox.isRunning()));
       expect(await visit(hostname)).toBe('served\n');
       const { commands } = await computers<{ commands: Row[] }>(`/${sandbox.sandboxId}/commands`);
