@@ -94,6 +94,9 @@ create table computer (
   template_id text not null,
   created_at timestamp with time zone not null default clock_timestamp(),
   deleted_at timestamp with time zone,
+  idle_timeout_s integer not null default 0,
+  metadata json,
+  preview_digest bytea,
   constraint computer_id_fkey FOREIGN KEY (id) REFERENCES stream(id),
   constraint computer_org_fkey FOREIGN KEY (org) REFERENCES org(id),
   constraint computer_pkey PRIMARY KEY (id),
@@ -103,6 +106,16 @@ CREATE INDEX computer_list ON computer USING btree (org, id DESC);
 CREATE UNIQUE INDEX computer_name ON computer USING btree (org, name) WHERE (deleted_at IS NULL);
 CREATE UNIQUE INDEX computer_session ON computer USING btree (session_id) WHERE (deleted_at IS NULL);
 grant delete, insert, select, update on computer to overwinter_runtime;
+
+create table computer_env (
+  id text not null,
+  org text not null,
+  sealed text not null,
+  constraint computer_env_id_fkey FOREIGN KEY (id) REFERENCES computer(id),
+  constraint computer_env_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint computer_env_pkey PRIMARY KEY (id)
+);
+grant delete, insert, select, update on computer_env to overwinter_runtime;
 
 create table credential (
   id text not null,
@@ -257,6 +270,8 @@ create table published_port (
   computer_id text not null,
   port integer not null,
   created_at timestamp with time zone not null default clock_timestamp(),
+  wakes boolean not null default false,
+  start_command text,
   constraint published_port_computer_id_fkey FOREIGN KEY (computer_id) REFERENCES computer(id),
   constraint published_port_computer_id_port_key UNIQUE (computer_id, port),
   constraint published_port_org_fkey FOREIGN KEY (org) REFERENCES org(id),

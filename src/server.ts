@@ -11,6 +11,7 @@ import { directoryBlobs, sweepParts } from './blob/directory.ts';
 import type { Config } from './config.ts';
 import { openDrivers } from './drivers.ts';
 import { createComputers } from './engine/computers/computers.ts';
+import { startIdleSleep } from './engine/computers/idle.ts';
 import { startReaper } from './engine/computers/reap.ts';
 import { startDeliverer } from './engine/deliver.ts';
 import { createDeltas } from './engine/deltas.ts';
@@ -19,7 +20,7 @@ import type { Logger, Runtime } from './engine/runtime.ts';
 import { startWorker } from './engine/worker.ts';
 import { createApp } from './http/app.ts';
 import { BOUNDS, createListener } from './http/listener.ts';
-import { createPublishedPorts, portUrl, type PublishedPorts } from './http/published/published.ts';
+import { createPublishedPorts, type PublishedPorts } from './http/published/published.ts';
 import { lockDirectory } from './lock.ts';
 import { anthropicProvider } from './model/anthropic.ts';
 import { createPoster, type Poster } from './net/post.ts';
@@ -138,7 +139,7 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
   const app = createApp(runtime, {
     ...{ signal: draining.signal, version, capabilities, computers },
     auto_resume,
-    port_url: (id) => portUrl(ports_url(), id),
+    ports_url,
     public_url: config.OVERWINTER_PUBLIC_URL,
     limits: limitsOf(config),
   });
@@ -146,6 +147,7 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
   const { server, url } = await listen(app, ports, config);
   own_port = (server.address() as AddressInfo).port;
   const reaper = startReaper(runtime, computers);
+  const idle_sleep = startIdleSleep(runtime, computers);
   const worker = startWorker(runtime, computers);
   const deliverer = startDeliverer(runtime, () => performance.now());
   const hints = createHints(database, runtime.node, (stream, head) => {
@@ -163,6 +165,7 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
     const steps: (() => Promise<unknown>)[] = [
       () => worker.stop(),
       () => reaper.stop(),
+      () => idle_sleep.stop(),
       () => deliverer.stop(),
       () => runtime.poster.close(),
       () => Promise.all([...runtime.drivers.values()].map((driver) => driver.close())),

@@ -1,5 +1,5 @@
 /** One round of tool calls, in the order the model gave them: each may use what the one before it left in the computer. */
-import { ComputerLost } from '../resource/computer/driver.ts';
+import { ComputerLost, type Computer } from '../resource/computer/driver.ts';
 import type { Tool, ToolOutcome } from '../resource/tool.ts';
 import type { PendingCall } from '../session/state.ts';
 import { holds } from '../store/leases.ts';
@@ -7,6 +7,7 @@ import { OverwinterError } from '../resource/error.ts';
 import { bash } from '../tool/bash.ts';
 import { edit } from '../tool/edit.ts';
 import type { Computers } from './computers/computers.ts';
+import { noted } from './computers/exec/noted.ts';
 import { attach } from './computers/session.ts';
 import { whileInterruptible } from './interrupt.ts';
 import { currentTranscript, write, type Runner } from './runner.ts';
@@ -51,7 +52,7 @@ async function runCall(
   try {
     return await tool.run(input, {
       call_id: call.call_id,
-      computer: () => attach(runtime, computers, runner),
+      computer: () => attachNoted(runtime, computers, runner, call),
       blobs,
       blob_prefix: `sessions/${runner.claim.stream}/output/${runner.state.head}-`,
       signal,
@@ -66,6 +67,20 @@ async function runCall(
     runtime.logger.error({ err: error, session: runner.claim.stream, tool: call.tool }, 'a tool failed');
     return { outcome: 'error', content: 'The runtime could not run this tool. Try again, or another way.' };
   }
+}
+
+/** The commands of the agent are in the computer's history; what its other tools do there are no commands. */
+async function attachNoted(
+  runtime: Runtime,
+  computers: Computers,
+  runner: Runner,
+  { tool }: PendingCall,
+): Promise<Computer> {
+  const computer = await attach(runtime, computers, runner);
+  const computer_id = runner.state.computer?.id;
+  if (tool !== bash.name || computer_id === undefined) return computer;
+  const of = { org: runner.claim.org, computer_id, source: 'agent' } as const;
+  return noted(runtime, computers.history, of, computer);
 }
 
 const LOST =

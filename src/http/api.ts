@@ -1,6 +1,7 @@
 /** What all routes share: the environment of a request, schemas of common fields, and how a body that does not fit is refused. */
 import type { HttpBindings } from '@hono/node-server';
 import { OpenAPIHono, z } from '@hono/zod-openapi';
+import { HOME } from '../engine/computers/exec.ts';
 import { OverwinterError } from '../resource/error.ts';
 
 export type Env = { Bindings: HttpBindings; Variables: { request_id: string; trace_id: string } };
@@ -49,6 +50,15 @@ export const TimeQuery = z.iso
   .refine((time) => /^(19[7-9]\d|[2-9]\d{3})-/.test(time), 'must lie between 1970 and 9999')
   .transform((time) => new Date(time))
   .openapi({ type: 'string', format: 'date-time' });
+
+/** A path in a computer. */
+export const FilePath = z
+  .string()
+  .min(1)
+  .max(4096)
+  .refine((path) => !path.includes('\0'), 'must hold no NUL')
+  .transform((path) => (path.startsWith('/') ? path : `${HOME}/${path}`))
+  .openapi({ type: 'string', description: 'Absolute, or from the home directory on.', example: 'notes.txt' });
 
 /** An opaque cursor of the query that is in truth an id of this form. */
 export function idCursor(prefix: string) {

@@ -1,7 +1,11 @@
 /** The HTTP surface as one app: what runs around every request, the mounts, and the document that describes them. */
 import type { Computers } from '../engine/computers/computers.ts';
+import { createExecSessions } from '../engine/computers/exec/sessions.ts';
+import { createTerminals, type Terminals } from '../engine/computers/terminals.ts';
 import type { Runtime } from '../engine/runtime.ts';
 import { createApi, type Api } from './api.ts';
+import { api } from './api/app.ts';
+import { SANDBOX_TITLES } from './api/titles.ts';
 import { findUsable } from '../store/api-keys.ts';
 import { createAdmit } from './auth.ts';
 import { cors } from './cors.ts';
@@ -16,6 +20,7 @@ import {
   type StreamLimit,
 } from './rate-limit.ts';
 import { mountReference } from './reference.ts';
+import { portUrl } from './published/published.ts';
 import { requestId } from './request-id.ts';
 import { createRevocations, type Revocations } from './revocations.ts';
 import { mountAgents } from './v3/agents.ts';
@@ -38,8 +43,9 @@ export type AppOptions = {
   computers: Computers;
   /** Whether a command on `/v1` starts a stopped computer without being told to. */
   auto_resume?: boolean;
-  /** Where visitors reach a published port, by its id. */
-  port_url?: (published_port_id: string) => string;
+  /** The URL of published ports, with a star where the name of each goes. */
+  ports_url?: () => string;
+  wake_patience_ms?: number;
   public_url?: string | undefined;
   /** Aborted when the server stops: open streams then end. */
   signal: AbortSignal;
@@ -56,6 +62,8 @@ const KEEPALIVE_MS = 15_000;
 const STALL_MS = 60_000;
 /** Clients of commands give up on a silent answer sooner than readers of events. */
 const COMMAND_KEEPALIVE_MS = 10_000;
+/** Clients that ask again while a computer wakes are not asked to when it is quick. */
+const WAKE_PATIENCE_MS = 5000;
 
 /** Serve it with http/listener.ts: event streams write to its bindings. */
 export function createApp(runtime: Runtime, options: AppOptions): Api {
@@ -68,6 +76,7 @@ export function createApp(runtime: Runtime, options: AppOptions): Api {
   mountHealth(app, runtime, options);
   app.route('/v3', v3(runtime, options, shared));
   app.route('/v1', v1Of(runtime, options, shared));
+  app.route('/api', apiOf(runtime, options, shared));
   mountReference(app);
   let document: string | undefined;
   app.get('/openapi.json', () => jsonText((document ??= JSON.stringify(describe(app, options.version)))));
@@ -104,6 +113,7 @@ const TITLES: Record<string, string> = {
   'post /v1/computers/{computer_id}/retry-restore': 'Retry the restore of a computer',
   'post /v1/computers/{computer_id}/display': 'Watch a computer',
   'post /v1/computers/{computer_id}/browser': 'Control the browser of a computer',
+  ...SANDBOX_TITLES,
 };
 
 /** As one would say it: "List destinations of a session", "Cancel a session". */
@@ -126,7 +136,7 @@ function titleOf(method: string, path: string): string {
 
 /** `deliveries` → "a delivery". */
 function one(collection: string): string {
-  const noun = collection.replace(/ies$/, 'y').replace(/s$/, '').replaceAll('-', ' ');
+  const noun = collection.replace(/ies$/, 'y').replace(/xes$/, 'x').replace(/s$/, '').replaceAll('-', ' ');
   return `${/^[aeiou]/.test(noun) ? 'an' : 'a'} ${noun}`;
 }
 
@@ -137,23 +147,41 @@ function nounOf(path: string): string {
 }
 
 /** What all mounts count together. */
-type Shared = { rate: RateLimit; revocations: Revocations; enter: StreamLimit };
+type Shared = { rate: RateLimit; revocations: Revocations; enter: StreamLimit; terminals: Terminals };
 
-function shareOf(runtime: Runtime, { limits = NO_LIMITS }: AppOptions): Shared {
+function shareOf(runtime: Runtime, { limits = NO_LIMITS, computers, signal }: AppOptions): Shared {
+  const terminals = createTerminals(runtime, computers);
+  signal.addEventListener('abort', () => terminals.close(), { once: true });
   const revocations = createRevocations(
     (ids) => findUsable(runtime.database, ids),
     (fields, message) => runtime.logger.debug(fields, message),
   );
-  return { rate: createRateLimit(limits), revocations, enter: createStreamLimit(limits) };
+  return { rate: createRateLimit(limits), revocations, enter: createStreamLimit(limits), terminals };
 }
 
-function v1Of(runtime: Runtime, options: AppOptions, { rate, revocations, enter }: Shared): Api {
+function v1Of(runtime: Runtime, options: AppOptions, { rate, revocations, enter, terminals }: Shared): Api {
   const { signal, computers, keepalive_ms = COMMAND_KEEPALIVE_MS, stall_ms = STALL_MS } = options;
-  const { auto_resume = false, port_url = (id) => `http://p-${id.slice('cpp_'.length)}.localhost` } = options;
+  const { auto_resume = false, ports_url = localPorts, public_url } = options;
+  const port_url = (id: string): string => portUrl(ports_url(), id);
   return v1(createAdmit(runtime, rate, V1_BODY_BYTES_MAX), {
-    ...{ runtime, computers, auto_resume, port_url, public_url: options.public_url },
+    ...{ runtime, computers, terminals, auto_resume, port_url, public_url },
     streams: { signal, revocations, keepalive_ms, stall_ms, enter },
   });
+}
+
+function apiOf(runtime: Runtime, options: AppOptions, { rate, revocations, enter, terminals }: Shared): Api {
+  const { signal, computers, keepalive_ms = COMMAND_KEEPALIVE_MS, stall_ms = STALL_MS } = options;
+  const { ports_url = localPorts, public_url, wake_patience_ms = WAKE_PATIENCE_MS } = options;
+  return api({
+    ...{ runtime, computers, terminals, sessions: createExecSessions(runtime, computers) },
+    ...{ admit: createAdmit(runtime, rate, V1_BODY_BYTES_MAX), public_url, ports_url, wake_patience_ms },
+    streams: { signal, revocations, keepalive_ms, stall_ms, enter },
+  });
+}
+
+/** Of an app that stands behind no server. */
+function localPorts(): string {
+  return 'http://*.localhost';
 }
 
 function v3(runtime: Runtime, options: AppOptions, { rate, revocations, enter }: Shared): Api {

@@ -5,6 +5,7 @@ import { HTTPException } from 'hono/http-exception';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import { z } from '@hono/zod-openapi';
 import type { Logger } from '../engine/runtime.ts';
+import { ComputerLost, ConnectionRefused, Unsupported } from '../resource/computer/driver.ts';
 import { OverwinterError, type ErrorCode } from '../resource/error.ts';
 import { isConnectionError } from '../store/ground/database.ts';
 import type { Env } from './api.ts';
@@ -22,6 +23,7 @@ const STATUS: Record<ErrorCode, ContentfulStatusCode> = {
   managed_unavailable: 422,
   runtime_unavailable: 422,
   sources_not_supported: 422,
+  not_supported: 422,
   rate_limited: 429,
   contended: 503,
   unavailable: 503,
@@ -57,6 +59,14 @@ export function renderNotFound(): NotFoundHandler<Env> {
 // The path is not said back: who puts a key there by mistake must not find it in what they log.
 export function noRoute(): OverwinterError {
   return new OverwinterError('not_found', 'there is no such route');
+}
+
+/** What drivers say of a computer is for whoever uses it. */
+export function saidByDriver(error: Error): Error {
+  if (error instanceof ComputerLost) return new OverwinterError('unavailable', error.message);
+  if (error instanceof Unsupported || error instanceof ConnectionRefused)
+    return new OverwinterError('conflict', error.message);
+  return error;
 }
 
 /** What went wrong, before a mount puts it in its own envelope. */

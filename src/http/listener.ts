@@ -14,7 +14,7 @@ import { getRequestListener } from '@hono/node-server';
 import type { NewId } from '../resource/id.ts';
 import type { Api } from './api.ts';
 import { NO_PORTS, type PublishedPorts } from './published/published.ts';
-import { asksForSocket, asksForTerminal, responseOf } from './v1/terminal/upgrade.ts';
+import { asksForOurs, asksForSocket, responseOf } from './socket/upgrade.ts';
 
 export type Bounds = {
   /** Request line and headers together. */
@@ -69,7 +69,7 @@ export function createListener(
     requireHostHeader: false,
     // Whatever else asks for an upgrade is answered as if it did not.
     shouldUpgradeCallback: (incoming) =>
-      asksForSocket(incoming) && (ports.wants(incoming) || asksForTerminal(incoming)),
+      asksForSocket(incoming) && (ports.wants(incoming) || asksForOurs(incoming)),
   });
   // Node drops what is above without a word, so one more is let in and refused below.
   server.maxHeadersCount = bounds.headers_max + 1;
@@ -148,7 +148,7 @@ function boundArrival(outgoing: ServerResponse, within_ms: number, streamed: boo
 
 /** Its body is read from the socket as it comes. */
 function isUpload({ method, url = '' }: IncomingMessage): boolean {
-  return method === 'PUT' && /^\/+v1\//.test(url);
+  return method === 'PUT' && /^\/+(v1|api)\//.test(url);
 }
 
 function refusalOf(incoming: IncomingMessage, bounds: Bounds): Refusal | undefined {
@@ -198,8 +198,10 @@ function asResponse(
   request_id: string,
   target = '',
 ): [string, { status: number; headers: Record<string, string> }] {
-  const of_v1 = /^\/+v1(\/|$|\?)/.test(target);
-  const body = JSON.stringify(of_v1 ? { detail: message } : { error: { type, message, request_id } });
+  const mount = /^\/+(v1|api)(?=\/|$|\?)/.exec(target)?.[1];
+  const envelopes = { v1: { detail: message }, api: { error: message, code: type } };
+  const ours = { error: { type, message, request_id } };
+  const body = JSON.stringify(mount === undefined ? ours : envelopes[mount as keyof typeof envelopes]);
   return [
     body,
     {

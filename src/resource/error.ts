@@ -15,6 +15,7 @@ export type ErrorCode =
   | 'managed_unavailable'
   | 'runtime_unavailable'
   | 'sources_not_supported'
+  | 'not_supported'
   | 'contended'
   | 'fenced'
   | 'rate_limited'

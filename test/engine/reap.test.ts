@@ -43,7 +43,7 @@ describe('the places to be killed at', () => {
   it('are all that computers have', () => {
     const named = failpoints.filter((name) => /^(computer|snapshot)\.|^blob\.all_removed$/.test(name));
     const reached = [...CREATE, ...STOP, ...DELETE, ...SNAPSHOT, ...UNSNAPSHOT];
-    expect([...reached, 'computer.reaped'].toSorted()).toEqual(named.toSorted());
+    expect([...reached, 'computer.reaped', 'computer.rewound'].toSorted()).toEqual(named.toSorted());
   });
 });
 
@@ -66,6 +66,23 @@ describe('killed after', () => {
       for (let round = 0; round < ROUNDS; round += 1) await killAndSettle(world, failpoint, bystander);
     },
   );
+
+  it('computer.rewound goes back to the snapshot when it is started', { timeout: 40_000 }, async () => {
+    const doomed = await world.start({ OVERWINTER_FAILPOINT: 'computer.rewound' });
+    const computer = await create(doomed);
+    await exec(doomed, computer, 'echo hello > file');
+    const { id } = await call(doomed, `POST /v1/computers/${computer.id}/snapshots`, {});
+    await exec(doomed, computer, 'echo other > file; echo more > more');
+    const restore = `POST /api/sandboxes/${computer.id}/checkpoints/${id}/restore`;
+    await expect(call(doomed, restore)).rejects.toThrow();
+    await eventually(() => doomed.process.signalCode === 'SIGKILL');
+    const node = await world.start();
+    // It needs the snapshot no more.
+    await call(node, `DELETE /v1/snapshots/${id}`);
+    expect((await exec(node, computer, 'cat file; ls')).stdout).toBe('hello\nfile\n');
+    await node.stop();
+    await settle(world, bystander);
+  });
 
   it('computer.reaped leaves the rest to the next', { timeout: 40_000 }, async () => {
     const doomed = await world.start({ OVERWINTER_FAILPOINT: 'computer.woken' });

@@ -6,7 +6,8 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createConnectTokens, TOKEN_TTL_MS } from '../../src/engine/computers/connect-tokens.ts';
 import { createScrollback } from '../../src/engine/computers/scrollback.ts';
-import type { Shell, TerminalEnd, Viewer } from '../../src/engine/computers/shell.ts';
+import type { TerminalEnd, Viewer } from '../../src/engine/computers/audience.ts';
+import type { Shell } from '../../src/engine/computers/shell.ts';
 import {
   createTerminals,
   type TerminalBounds,

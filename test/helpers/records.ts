@@ -34,10 +34,19 @@ export function readLines<T>(kind: Exclude<Kind, 'output'>): T[] {
   return lines.filter((line) => line !== '').map((line) => JSON.parse(line) as T);
 }
 
+const plainFetch = globalThis.fetch;
+
+/** For clients that take no `fetch`: until it is called back, what the global one met is recorded. */
+export function recordGlobalFetch(): () => void {
+  globalThis.fetch = recordedFetch;
+  return () => void (globalThis.fetch = plainFetch);
+}
+
 /** `fetch`, and what it met is recorded. */
 export async function recordedFetch(...[input, init]: Parameters<typeof fetch>): Promise<Response> {
-  const response = await fetch(input, init);
-  const { method, url } = new Request(input, init);
+  const response = await plainFetch(input, init);
+  const method = init?.method ?? 'GET';
+  const url = input instanceof Request ? input.url : String(input);
   const seen: Seen = { method, path: new URL(url).pathname, status: response.status };
   record('answers', `${JSON.stringify(seen)}\n`);
   return response;

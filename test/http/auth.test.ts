@@ -34,7 +34,7 @@ const document = describeApp(
   '0',
 ) as { paths: Record<string, Record<string, Operation>> };
 const ROUTES = Object.entries(document.paths)
-  .filter(([path]) => /^\/v[13]\//.test(path))
+  .filter(([path]) => /^\/(v[13]|api)\//.test(path))
   .flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, operation]) => ({
       ...{ name: `${method} ${path}`, method: method.toUpperCase(), path, operation },
@@ -74,6 +74,8 @@ async function makeNames(session: { id: string; agent: string }): Promise<Record
   const idOf = async (what: string, body: object): Promise<string> => (await ask(what, { body })).json['id']!;
   // Nothing delivers here, and an address needs no name server.
   const hook = { url: 'https://9.9.9.9/' };
+  // Nothing starts here: it is in error.
+  const computer = await idOf('POST /v1/computers', {});
   return {
     session_id: session.id,
     agent_id: session.agent,
@@ -83,8 +85,11 @@ async function makeNames(session: { id: string; agent: string }): Promise<Record
     turn_id: (await ask(`GET ${at}/turns`)).json['data']![0]!['id']!,
     token_id: await idOf(`POST ${at}/client-tokens`, {}),
     delivery_id: `dlv_${'0'.repeat(24)}`,
-    // Nothing starts here: it is in error.
-    computer_id: await idOf('POST /v1/computers', {}),
+    computer_id: computer,
+    sandbox_id: computer,
+    exec_id: `cmd_${'0'.repeat(24)}`,
+    pty_id: `term_${'0'.repeat(24)}`,
+    checkpoint_id: `snp_${'0'.repeat(24)}`,
     port: '8000',
     snapshot_id: `snp_${'0'.repeat(24)}`,
     '/v3/destinations': await idOf('POST /v3/destinations', hook),
@@ -228,7 +233,7 @@ async function meet(route: Route, headers: Record<string, string>): Promise<stri
 }
 
 function fateOf({ status, json, headers }: Answer, route: Route): string {
-  const message = json['error']?.['message'] ?? json['detail'] ?? '';
+  const message = json['error']?.['message'] ?? json['detail'] ?? json['error'] ?? '';
   if (status === 401) return 'unauthorized';
   if (status === 403) return 'forbidden';
   if (status === 404 && message === 'no such session') return message;
@@ -287,8 +292,9 @@ describe('every route', () => {
     for (const route of ROUTES.filter(({ path }) => path.includes('{'))) {
       const body = route.method === 'GET' ? {} : { body: route.row?.[2] ?? {} };
       const { status, json } = await server.ask(`${route.method} ${pathOf(route)}`, { key, ...body });
-      const of_v1 = /^no (computer|such snapshot)/.test(String(json['detail'] ?? ''));
-      if (status !== 404 || !(of_v1 || json['error']?.['type'] === 'not_found'))
+      const sentence = String(json['detail'] ?? json['error'] ?? '');
+      const of_computers = /^no (computer|such snapshot)/.test(sentence);
+      if (status !== 404 || !(of_computers || json['error']?.['type'] === 'not_found'))
         found.push(`${route.name}: ${status}`);
     }
     expect(found).toEqual([]);

@@ -63,7 +63,7 @@ describe('the document', () => {
       );
       expect(declared.every(({ required, schema }) => required === true && schema !== undefined)).toBe(true);
       const schemes = (operation.security ?? []).flatMap((scheme) => Object.keys(scheme));
-      expect(schemes.length > 0).toBe(/^\/v[13]\//.test(name));
+      expect(schemes.length > 0).toBe(/^\/(v[13]|api)\//.test(name));
       for (const scheme of schemes)
         expect(Object.keys(document.components.securitySchemes)).toContain(scheme);
       for (const { description, content } of Object.values(operation.responses)) {

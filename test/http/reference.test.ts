@@ -92,6 +92,9 @@ async function realNames(): Promise<Record<string, string>> {
   const session = await makeSession(server);
   const made = async (path: string, body: object) => (await server.ask(`POST ${path}`, { body })).json['id']!;
   const url = { url: receiver.url };
+  const computer = await made('/v1/computers', {});
+  const begun = async (noun: 'exec' | 'pty', body: object) =>
+    (await server.ask(`POST /api/sandboxes/${computer}/${noun}`, { body })).json['sessionID']!;
   return {
     session_id: session.id,
     agent_id: dataOf((await server.ask('GET /v3/agents')).json)[0]!['id']!,
@@ -99,7 +102,10 @@ async function realNames(): Promise<Record<string, string>> {
     destination_id: await made(`/v3/sessions/${session.id}/destinations`, url),
     of_agent: await made(`/v3/agents/${session.agent}/destinations`, url),
     of_org: await made('/v3/destinations', url),
-    computer_id: await made('/v1/computers', {}),
+    ...{ computer_id: computer, sandbox_id: computer },
+    checkpoint_id: await made(`/v1/computers/${computer}/snapshots`, {}),
+    exec_id: await begun('exec', { cmd: 'cat' }),
+    pty_id: await begun('pty', {}),
   };
 }
 

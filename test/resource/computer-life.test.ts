@@ -112,6 +112,14 @@ describe('a computer', () => {
     expect(apply(lost, START).refusal?.code).toBe('conflict');
   });
 
+  it('goes back to a snapshot: what it had is stale, and the next wake is one of its own', () => {
+    const asleep = after(START, started(1), { type: 'begin_stop' }, stopped(1));
+    const back = apply(asleep, { type: 'rewind', snapshot: 'computers/cmp_1/rewound-1.tar.zst' }).state;
+    expect(back).toMatchObject({ status: 'stopped', generation: 2, files_generation: 2 });
+    expect(apply(back, START).state).toMatchObject({ generation: 3, files_generation: 2 });
+    expect(apply(after(START, started(1)), { type: 'rewind', snapshot: 'x' }).refusal?.code).toBe('conflict');
+  });
+
   it('says why it failed, and may be tried again', () => {
     const failed = after(START, { type: 'start_failed', generation: 1, message: 'no room' });
     expect(failed).toMatchObject({ status: 'error', last_error: 'no room' });
@@ -179,6 +187,7 @@ function commandsAt(state: ComputerState, machine: string): ComputerCommand[] {
     { type: 'begin_stop' },
     stopped(generation),
     stopped(generation, `computers/cmp_1/${generation}.tar.zst`),
+    { type: 'rewind', snapshot: `computers/cmp_1/rewound-${generation}.tar.zst` },
     { type: 'missed' },
     ...(generation > 6 ? ([{ type: 'begin_delete' }, { type: 'deleted' }] as const) : []),
   ];

@@ -15,8 +15,10 @@ import type { ComputerSpec } from '../../resource/computer/spec.ts';
 import { OverwinterError } from '../../resource/error.ts';
 import { oneAtATime } from '../../resource/serial.ts';
 import { markDeleted } from '../../store/computer/computers.ts';
+import { forgetEnv, readSealedEnv } from '../../store/computer/keeping.ts';
 import { unpublishAll } from '../../store/computer/ports.ts';
 import type { Runtime } from '../runtime.ts';
+import { watched, type Watched } from './activity.ts';
 import { createHistory, type History } from './history.ts';
 
 type StartOptions = {
@@ -57,6 +59,15 @@ export type Computers = {
   settled: (id: string) => Promise<ComputerState>;
   /** Its handle while it is awake here. */
   awake: (id: string) => Computer | undefined;
+  /** Those that are awake here with nothing under way in them. */
+  unused: () => string[];
+  /** Stops it when it runs here and nobody has used it for so long. */
+  sleepUnused: (id: string, after_ms: number, save?: 'save') => Promise<void>;
+  /**
+   * Stops it, makes its files those of the blob, and starts it.
+   * @throws OverwinterError `conflict` unless it runs or is stopped.
+   */
+  rewind: (id: string, blob: string) => Promise<ComputerState>;
   /** Ends its processes without a word in its log, which another runner writes by now. */
   letGo: (id: string) => Promise<void>;
   /** Whether this node is doing something with it. */
@@ -66,7 +77,7 @@ export type Computers = {
 
 /** @param stopping aborts when the server stops: nothing is started any more, so that what it ends stays as it was. */
 export function createComputers(runtime: Runtime, stopping?: AbortSignal): Computers {
-  const awake = new Map<string, Computer>();
+  const awake = new Map<string, Watched>();
   const serial = oneAtATime();
   const { computer_log: log } = runtime;
 
@@ -75,7 +86,7 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
   }
 
   /** Its handle, if it lives and is of the wake that the log knows. */
-  function liveHandle(state: ComputerState): Computer | undefined {
+  function liveHandle(state: ComputerState): Watched | undefined {
     const handle = awake.get(state.id);
     const current = handle?.alive() === true && handle.generation === state.generation;
     return current && state.status === 'running' ? handle : undefined;
@@ -85,7 +96,10 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
     if (stopping?.aborted) throw new OverwinterError('unavailable', 'the server is stopping');
     const state = await log.state(id);
     const here = liveHandle(state);
-    if (here && (holder ?? Infinity) >= state.holder) return { computer: here, state, files: 'running' };
+    if (here && (holder ?? Infinity) >= state.holder) {
+      here.touch();
+      return { computer: here, state, files: 'running' };
+    }
     // A session's runner has what was saved, and tells the model of the rest; others would get an empty computer.
     if (holder === undefined && state.status !== 'restorable') await expectHere(runtime, state);
     // What this process does not hold of its own node is over; so is what a session's newer runner finds.
@@ -103,12 +117,13 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
 
   async function wake(state: ComputerState): Promise<Started> {
     const { id, generation } = state;
-    const woken = await wakeByDriver(runtime, state).catch(async (error: Error) => {
+    const woken = await wakeWithEnv(runtime, state).catch(async (error: Error) => {
       await append(id, { type: 'start_failed', generation, message: sentenceOf(error) });
       throw error;
     });
     await runtime.fail('computer.woken');
-    const { computer, reference, files } = woken;
+    const { reference, files } = woken;
+    const computer = watched(woken.computer, woken.env, runtime.now);
     awake.set(id, computer);
     try {
       const started = await append(id, { type: 'started', generation, reference, files });
@@ -167,11 +182,30 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
     await runtime.fail('computer.snapshot_removed');
     const { db } = runtime.database;
     await unpublishAll(db, id);
+    await forgetEnv(db, id);
     await markDeleted(db, id, new Date(Math.round(runtime.now())));
     await runtime.fail('computer.forgotten');
     const deleted = await append(id, { type: 'deleted' });
     await runtime.fail('computer.deleted');
     return deleted;
+  }
+
+  async function sleepUnused(id: string, after_ms: number, save: boolean): Promise<void> {
+    const handle = awake.get(id);
+    if (!handle || handle.idle_ms() < after_ms) return;
+    // What another has woken since, or its end has not been told of, is not this one's to put to sleep.
+    if (liveHandle(await log.state(id)) === handle) await stop(id, 'idle', save);
+  }
+
+  async function rewind(id: string, blob: string): Promise<ComputerState> {
+    expectLegal((await log.state(id)).status, 'rewind');
+    const { state } = await stop(id, 'asked', false);
+    const snapshot = await copyBlob(runtime, blob, `computers/${id}/rewound-${state.generation}.tar.zst`);
+    await append(id, { type: 'rewind', snapshot });
+    await runtime.fail('computer.rewound');
+    if (state.snapshot !== null && state.snapshot !== snapshot && isOwnBlob(id, state.snapshot))
+      await runtime.blobs.delete(state.snapshot);
+    return (await start(id, {})).state;
   }
 
   async function use(id: string): Promise<Computer> {
@@ -203,6 +237,9 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
     settled: (id) => serial(id, () => log.state(id)),
     copy: (id, blob) => serial(id, () => copy(id, blob)),
     awake: (id) => awake.get(id),
+    unused: () => [...awake].filter(([, handle]) => handle.idle_ms() > 0).map(([id]) => id),
+    sleepUnused: (id, after_ms, save) => serial(id, () => sleepUnused(id, after_ms, save === 'save')),
+    rewind: (id, blob) => serial(id, () => rewind(id, blob)),
     letGo: (id) => serial(id, () => letGo(id)),
     busy: (id) => serial.busy(id),
     append,
@@ -213,6 +250,26 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
 const STOPPABLE: ReadonlySet<ComputerStatus> = new Set([
   ...(['running', 'stopping', 'stopped', 'creating', 'starting', 'restoring'] as const),
 ]);
+
+async function wakeWithEnv(
+  runtime: Runtime,
+  state: ComputerState,
+): Promise<Woken & { env: Record<string, string> }> {
+  const env = await openEnv(runtime, state.id);
+  return { ...(await wakeByDriver(runtime, state)), env };
+}
+
+/** The variables that its owner gave it. @throws OverwinterError `unavailable` where this server has not the key for them. */
+async function openEnv({ database, sealer }: Runtime, id: string): Promise<Record<string, string>> {
+  const row = await readSealedEnv(database.db, id);
+  if (!row) return {};
+  try {
+    const place = { org: row.org, table: 'computer_env', id, column: 'sealed' };
+    return JSON.parse(sealer.open(row.sealed, place)) as Record<string, string>;
+  } catch {
+    throw new OverwinterError('unavailable', 'the variables of the computer cannot be opened by this server');
+  }
+}
 
 async function wakeByDriver(runtime: Runtime, state: ComputerState): Promise<Woken> {
   const { id, reference, snapshot, generation, files_generation, spec } = state;
@@ -244,6 +301,12 @@ function limitsOf(spec: ComputerSpec): ComputerLimits {
     processes_max: spec.processes_max,
     cpu_percent: Math.round(spec.vcpus * 100),
   };
+}
+
+/** So that nothing which is done with the one it was made of reaches the computer. */
+async function copyBlob(runtime: Runtime, from: string, to: string): Promise<string> {
+  await runtime.blobs.put(to, await openSnapshot(runtime, from));
+  return to;
 }
 
 async function openSnapshot(runtime: Runtime, name: string): Promise<AsyncIterable<Uint8Array>> {

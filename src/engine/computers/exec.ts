@@ -6,18 +6,21 @@ import type { Runtime } from '../runtime.ts';
 import type { Computers } from './computers.ts';
 
 export type CommandRequest = {
+  /** Where the caller has to know it before. */
+  id?: string;
   script: string;
   timeout_ms: number;
   /** Who asked, as the history shows it. */
-  source: 'api';
+  source: 'api' | 'agent' | 'visit';
   cwd?: string;
+  env?: Record<string, string>;
   stdin?: AsyncIterable<Uint8Array> | Uint8Array;
   signal?: AbortSignal;
   /** Of each of the two streams; default: the configured bound. */
   output_bytes_max?: number;
 };
 
-type CommandEnd = {
+export type CommandEnd = {
   /** 124 after the time limit, 137 when the computer's processes ended under it. */
   exit_code: number;
   timed_out: boolean;
@@ -49,13 +52,14 @@ export async function runCommand(
 ): Promise<RunningCommand> {
   const { script, timeout_ms, source, signal, cwd = HOME, stdin } = request;
   const handle = await computers.use(computer.id);
-  const id = runtime.newId('command');
+  const { id = runtime.newId('command') } = request;
   const started_at = new Date(Math.round(runtime.now()));
   const noteEnd = computers.history.begin(org, {
     ...{ id, computer_id: computer.id, source, node: runtime.machine, timeout_ms, started_at },
   });
   const execution = handle.exec({
     ...{ script, timeout_ms, cwd },
+    ...(request.env && { env: request.env }),
     ...(signal && { signal }),
     ...(stdin && { stdin }),
   });
@@ -121,7 +125,7 @@ async function* bounded(
   }
 }
 
-function endOf(exit: Exit, duration_ms: number): CommandEnd {
+export function endOf(exit: Exit, duration_ms: number): CommandEnd {
   switch (exit.outcome) {
     case 'exited': {
       const error_type = exit.out_of_memory ? 'out_of_memory' : null;
@@ -138,7 +142,7 @@ function endOf(exit: Exit, duration_ms: number): CommandEnd {
   }
 }
 
-function statusOf(exit_code: number, error_type: string | null): CommandStatus {
+export function statusOf(exit_code: number, error_type: string | null): CommandStatus {
   if (error_type === 'timeout') return 'timed_out';
   if (error_type === 'computer_lost') return 'lost';
   return exit_code === 0 ? 'completed' : 'failed';

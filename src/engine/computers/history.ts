@@ -4,6 +4,7 @@
  */
 import {
   finishCommand,
+  getCommand,
   insertCommand,
   listCommands,
   type CommandRow,
@@ -16,6 +17,7 @@ export type History = {
     org: string,
     command: Pick<CommandRow, 'id' | 'computer_id' | 'source' | 'node' | 'timeout_ms' | 'started_at'>,
   ) => (end: Parameters<typeof finishCommand>[2]) => void;
+  find: (org: string, computer_id: string, id: string) => Promise<CommandRow | undefined>;
   /** Newest first. */
   list: (org: string, computer_id: string, limit: number) => Promise<CommandRow[]>;
 };
@@ -38,6 +40,10 @@ export function createHistory({ database: { db }, logger }: Pick<Runtime, 'datab
           id,
           begun.then(() => finishCommand(db, id, end)),
         );
+    },
+    find: async (org, computer_id, id) => {
+      await Promise.all(writing);
+      return await getCommand(db, org, computer_id, id);
     },
     list: async (org, computer_id, limit) => {
       await Promise.all(writing);

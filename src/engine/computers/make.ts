@@ -4,6 +4,7 @@ import type { ComputerState } from '../../resource/computer/life.ts';
 import { nameOf } from '../../resource/computer/names.ts';
 import type { ComputerSpec } from '../../resource/computer/spec.ts';
 import { createComputer, findComputer, freeNames, type NewComputer } from '../../store/computer/computers.ts';
+import { KEPT_PLAINLY, type Keeping } from '../../store/computer/keeping.ts';
 import type { Runtime } from '../runtime.ts';
 
 export type Making = {
@@ -17,6 +18,9 @@ export type Making = {
   known?: { id: string; generation: number };
   /** Named after this one, with a number. */
   named_after?: string;
+  keeping?: Keeping;
+  /** Variables of every command in it. */
+  env?: Record<string, string> | undefined;
 };
 
 /** Names that are drawn at once; a longer number makes each next one likelier to be free. */
@@ -52,6 +56,8 @@ export async function makeComputer(
     const computer: NewComputer = {
       ...{ id, org, name, template_id: spec.template_id, session, create_key },
       drafts: [{ type: 'computer.created', body }],
+      keeping: making.keeping ?? KEPT_PLAINLY,
+      sealed_env: sealEnv(runtime, org, id, making.env),
     };
     const result = await createComputer(runtime.database, computer, runtime.now());
     switch (result.made) {
@@ -71,6 +77,11 @@ export async function makeComputer(
     }
   }
   throw new Error('no free name was found for a computer');
+}
+
+function sealEnv({ sealer }: Runtime, org: string, id: string, env: Making['env']): string | null {
+  if (env === undefined || Object.keys(env).length === 0) return null;
+  return sealer.seal(JSON.stringify(env), { org, table: 'computer_env', id, column: 'sealed' });
 }
 
 async function freeName(runtime: Runtime, org: string, after: string | undefined): Promise<string> {

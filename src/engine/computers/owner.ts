@@ -16,7 +16,7 @@ import { findCreated, type CreateKey } from '../../store/idempotency.ts';
 import { getSnapshot } from '../../store/computer/snapshots.ts';
 import type { Runtime } from '../runtime.ts';
 import type { Computers } from './computers.ts';
-import { makeComputer } from './make.ts';
+import { makeComputer, type Making } from './make.ts';
 
 /** Within the ranges of resource/computer/spec.ts; what is absent is the template's. */
 export type CreateComputer = {
@@ -33,6 +33,9 @@ export type CreateComputer = {
   idempotency_key?: string | undefined;
 };
 
+/** What is no part of the computer itself; of these a repeated create is not asked. */
+export type Besides = Pick<Making, 'keeping' | 'env'>;
+
 /**
  * Makes a computer and starts it; resolves when it runs, or when its start has failed and its state says why.
  * @throws OverwinterError `invalid` (names the field), `not_found` (snapshot), `idempotency_conflict`.
@@ -42,6 +45,7 @@ export async function createComputer(
   computers: Computers,
   org: string,
   request: CreateComputer,
+  besides: Besides = {},
 ): Promise<ComputerState> {
   const { idempotency_key, ...wanted } = request;
   const create_key = createKey(idempotency_key, wanted);
@@ -55,6 +59,7 @@ export async function createComputer(
     driver,
     create_key,
     from_snapshot: snapshot?.blob ?? null,
+    ...besides,
   });
   if (!made) throw new OverwinterError('contended', 'the computer could not be made; try again');
   if (!made.is_new) return await computers.settled(made.id);
@@ -92,7 +97,8 @@ export async function startComputer(
 /** Resolves when it is stopped. @throws OverwinterError `conflict` */
 export async function stopComputer(computers: Computers, state: ComputerState): Promise<ComputerState> {
   expectLegal(state.status, 'stop');
-  return (await computers.stop(state.id, 'asked')).state;
+  // A session's computer may be woken elsewhere next: what it has now must be there too.
+  return (await computers.stop(state.id, 'asked', state.session === null ? undefined : 'save')).state;
 }
 
 /** Resolves when every byte of it is gone, or, where its files lie with a node that is away, when that node will see to it. */

@@ -1,23 +1,12 @@
 /**
  * One shell on a terminal and everyone who looks at it. Each viewer gets what was shown before, then what follows, whole and in order,
- * or is dropped. The shell goes at the pace of its fastest viewer, and freely without one; a viewer that falls too far behind the
- * fastest, or takes nothing at all, is dropped, so no slow one holds up the others, and none the shell for long.
+ * or is dropped (audience.ts).
  */
 import type { Terminal } from '../../resource/computer/driver.ts';
 import { OverwinterError } from '../../resource/error.ts';
+import { createAudience, within, type AudienceBounds, type TerminalEnd, type Viewer } from './audience.ts';
 import { createConnectTokens, type ConnectTokens } from './connect-tokens.ts';
 import { createScrollback } from './scrollback.ts';
-
-/** Why a viewer sees no more. `lost`: the computer's processes have ended; `closed`: a viewer asked for it. */
-export type TerminalEnd = 'exited' | 'lost' | 'closed' | 'idle' | 'stopping' | 'slow';
-
-/** Whoever looks at a terminal. */
-export type Viewer = {
-  /** At most `PIECE_BYTES_MAX` at a time; resolves when it is taken, rejects when the viewer is gone. */
-  show: (data: Uint8Array) => Promise<void>;
-  /** Called once at most, and not after `leave`; nothing is shown after it. */
-  end: (why: TerminalEnd) => void;
-};
 
 export type Attached = {
   /** Resolves when the terminal has taken it. */
@@ -34,19 +23,16 @@ export type Shell = {
   readonly tokens: ConnectTokens;
   /** @throws OverwinterError `conflict` when too many look at it. */
   attach: (viewer: Viewer) => Attached;
+  /** As a viewer would. */
+  resize: Attached['resize'];
   /** Hangs up. Idempotent. */
   end: (why: TerminalEnd) => void;
 };
 
-export type ShellBounds = {
+export type ShellBounds = AudienceBounds & {
   /** How long it lives with nobody attached. */
   idle_ms: number;
-  /** How long viewers may take nothing before they are dropped. */
-  stall_ms: number;
-  viewers_max: number;
   scrollback_bytes_max: number;
-  /** What may wait for one viewer while another is ahead. */
-  backlog_bytes_max: number;
 };
 
 export const SHELL_BOUNDS: ShellBounds = {
@@ -57,13 +43,9 @@ export const SHELL_BOUNDS: ShellBounds = {
   backlog_bytes_max: 4_194_304,
 };
 
-const PIECE_BYTES_MAX = 65_536;
-/** What may wait for the fastest viewer before the shell waits too. */
-const AHEAD_BYTES_MAX = 262_144;
 /** After the shell's exit, for what it has shown last. */
 const LAST_OUTPUT_MS = 2000;
 
-type Seat = { viewer: Viewer; waiting_bytes: number };
 type Identity = Pick<Shell, 'id' | 'org' | 'computer'>;
 
 /** @param ended called once, when the shell is over. */
@@ -74,54 +56,17 @@ export function createShell(
   now: () => number,
   ended: () => void,
 ): Shell {
-  const seats = new Set<Seat>();
+  const audience = createAudience(bounds, () => waitIdle());
   const scrollback = createScrollback(bounds.scrollback_bytes_max);
   const { input, resize } = keyboard(terminal);
   let is_over = false;
   let idle: NodeJS.Timeout | undefined;
-  let moved = Promise.withResolvers<void>();
-
-  /** Something was taken, or someone left: who waits for that looks again. */
-  function move(): void {
-    moved.resolve();
-    moved = Promise.withResolvers<void>();
-  }
-
-  function drop(seat: Seat, why?: TerminalEnd): void {
-    if (!seats.delete(seat)) return;
-    if (why !== undefined) seat.viewer.end(why);
-    if (seats.size === 0) waitIdle();
-    move();
-  }
-
-  function deliver(seat: Seat, data: Uint8Array): void {
-    for (let from = 0; from < data.length && seats.has(seat); from += PIECE_BYTES_MAX)
-      deliverPiece(seat, data.subarray(from, from + PIECE_BYTES_MAX));
-  }
-
-  function deliverPiece(seat: Seat, piece: Uint8Array): void {
-    seat.waiting_bytes += piece.length;
-    if (seat.waiting_bytes > bounds.backlog_bytes_max) return drop(seat, 'slow');
-    const taken = (): void => {
-      seat.waiting_bytes -= piece.length;
-      move();
-    };
-    seat.viewer.show(piece).then(taken, () => drop(seat));
-  }
-
-  /** Resolves when the fastest viewer keeps up; drops them all when none takes anything for too long. */
-  async function pace(): Promise<void> {
-    while (seats.size > 0 && [...seats].every((seat) => seat.waiting_bytes > AHEAD_BYTES_MAX)) {
-      if (await within(moved.promise, bounds.stall_ms)) continue;
-      for (const seat of seats) drop(seat, 'slow');
-    }
-  }
 
   async function pump(): Promise<void> {
     for await (const data of terminal.output) {
       scrollback.add(data);
-      for (const seat of seats) deliver(seat, data);
-      await pace();
+      audience.deliverAll(data);
+      await audience.pace();
     }
   }
 
@@ -135,7 +80,7 @@ export function createShell(
   function end(why: TerminalEnd): void {
     if (is_over) return;
     is_over = true;
-    for (const seat of seats) drop(seat, why);
+    audience.dismiss(why);
     clearTimeout(idle);
     terminal.close();
     ended();
@@ -143,13 +88,12 @@ export function createShell(
 
   function attach(viewer: Viewer): Attached {
     if (is_over) throw new OverwinterError('conflict', 'the shell has ended');
-    if (seats.size >= bounds.viewers_max)
+    const seat = audience.seat(viewer);
+    if (!seat)
       throw new OverwinterError('conflict', `${bounds.viewers_max} clients are attached to the terminal`);
-    const seat: Seat = { viewer, waiting_bytes: 0 };
-    seats.add(seat);
     clearTimeout(idle);
-    deliver(seat, scrollback.read());
-    return { input, resize, leave: () => drop(seat) };
+    audience.deliver(seat, scrollback.read());
+    return { input, resize, leave: () => audience.leave(seat) };
   }
 
   const shown = pump().catch(() => undefined);
@@ -160,16 +104,7 @@ export function createShell(
       end(outcome === 'lost' ? 'lost' : 'exited');
     });
   waitIdle();
-  return { ...identity, tokens: createConnectTokens(now), attach, end };
-}
-
-/** Whether it settled in time. */
-async function within(promise: Promise<unknown>, bound_ms: number): Promise<boolean> {
-  const late = Promise.withResolvers<boolean>();
-  const timer = setTimeout(() => late.resolve(false), bound_ms);
-  const settled = await Promise.race([promise.then(() => true), late.promise]);
-  clearTimeout(timer);
-  return settled;
+  return { ...identity, tokens: createConnectTokens(now), attach, resize, end };
 }
 
 /** Input in the order it came, each piece at the size that was asked for before it. What comes after the terminal's end is dropped. */

@@ -95,6 +95,15 @@ export async function forkComputer(
   return copies.toSorted((a, b) => (a.id < b.id ? -1 : 1));
 }
 
+/** Resolves when it runs with the files of the snapshot. @throws OverwinterError `conflict` unless it runs or is stopped. */
+export async function rewindComputer(
+  computers: Computers,
+  { id }: ComputerState,
+  { blob }: SnapshotRow,
+): Promise<ComputerState> {
+  return await computers.rewind(id, blob);
+}
+
 /** What nodes have left unfinished; for the reaper. */
 export async function removeUnfinished(runtime: Runtime, alive_since: Date): Promise<void> {
   const { database, machine } = runtime;

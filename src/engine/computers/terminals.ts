@@ -13,7 +13,7 @@ export type Terminals = {
    * A new login shell in a running computer.
    * @throws OverwinterError `conflict` when it does not run, has no terminals or has too many; `unavailable` when another node has it.
    */
-  open: (org: string, computer: string) => Promise<Shell>;
+  open: (org: string, computer: string, size?: Size) => Promise<Shell>;
   /** A shell of this node that has not ended. */
   find: (id: string) => Shell | undefined;
   /** Ends all of them; none is opened after. */
@@ -24,7 +24,9 @@ export type TerminalBounds = ShellBounds & { per_computer_max: number };
 
 const PER_COMPUTER_MAX = 16;
 /** Until a client says its own. */
-const SIZE = { rows: 24, cols: 80 };
+const SIZE: Size = { rows: 24, cols: 80 };
+
+type Size = { rows: number; cols: number };
 
 export function createTerminals(
   runtime: Pick<Runtime, 'newId' | 'now'>,
@@ -71,11 +73,11 @@ export function createTerminals(
   }
 
   return {
-    open: async (org, computer) => {
+    open: async (org, computer, size = SIZE) => {
       if (is_closed) throw new OverwinterError('unavailable', 'the server is stopping');
       take(computer);
       try {
-        const terminal = await openTerminal(computers, computer);
+        const terminal = await openTerminal(computers, computer, size);
         return keep(org, computer, terminal);
       } catch (error) {
         giveBack(computer);
@@ -90,9 +92,13 @@ export function createTerminals(
   };
 }
 
-async function openTerminal(computers: Pick<Computers, 'use'>, computer: string): Promise<Terminal> {
+async function openTerminal(
+  computers: Pick<Computers, 'use'>,
+  computer: string,
+  size: Size,
+): Promise<Terminal> {
   try {
-    return await (await computers.use(computer)).pty(SIZE);
+    return await (await computers.use(computer)).pty(size);
   } catch (error) {
     if (error instanceof Unsupported) throw new OverwinterError('conflict', error.message);
     if (error instanceof ComputerLost)

@@ -4,7 +4,7 @@
  */
 import { request, type ClientRequest, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
-import { isUpgrading, takeSocket } from '../v1/terminal/upgrade.ts';
+import { isUpgrading, takeSocket } from '../socket/upgrade.ts';
 import { endToEnd, pairsOf } from '../../net/hop.ts';
 import { requestHeaders } from './headers.ts';
 import { say } from './say.ts';
@@ -12,6 +12,8 @@ import { say } from './say.ts';
 export type ExchangeOptions = {
   /** The scheme that visitors use. */
   proto: string;
+  /** The header that was for us, and is none of the program's business. */
+  hides?: string | undefined;
   /** From the end of the request to the first byte of the answer. */
   first_byte_ms: number;
   /** Aborted when the server stops. */
@@ -32,7 +34,7 @@ export async function exchange(
   connection.on('error', cut);
   options.signal.addEventListener('abort', cut, { once: true });
   outgoing.once('close', cut);
-  const asked = ask(connection, incoming, options.proto);
+  const asked = ask(connection, incoming, options);
   let is_answered = false;
   let timer: NodeJS.Timeout | undefined;
   // The program may answer once it has all of the request, however long that takes to come.
@@ -63,7 +65,11 @@ export async function exchange(
   options.signal.removeEventListener('abort', cut);
 }
 
-function ask(connection: Duplex, incoming: IncomingMessage, proto: string): ClientRequest {
+function ask(
+  connection: Duplex,
+  incoming: IncomingMessage,
+  { proto, hides }: ExchangeOptions,
+): ClientRequest {
   const { upgrade = '' } = incoming.headers;
   const connecting = isUpgrading(incoming)
     ? ['Connection', 'Upgrade', 'Upgrade', upgrade]
@@ -72,7 +78,7 @@ function ask(connection: Duplex, incoming: IncomingMessage, proto: string): Clie
     createConnection: () => connection,
     method: incoming.method ?? 'GET',
     path: targetOf(incoming.url),
-    headers: [...requestHeaders(incoming, proto), ...connecting],
+    headers: [...requestHeaders(incoming, proto, hides), ...connecting],
     maxHeaderSize: HEADER_BYTES_MAX,
     setDefaultHeaders: false,
   });

@@ -1,15 +1,15 @@
 /**
- * Programs in computers under URLs of their own: `p-<id>.<domain>` leads to one published port. Invariant: such a request never reaches
+ * Programs in computers under URLs of their own: `p-<id>.<domain>` and `<computer>-p<port>.<domain>` lead to one published port. Invariant: such a request never reaches
  * the API, whatever it asks for; the name alone decides.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Duplex } from 'node:stream';
 import type { Computers } from '../../engine/computers/computers.ts';
 import type { Runtime } from '../../engine/runtime.ts';
+import { createVisits } from '../../engine/computers/publish.ts';
 import { ComputerLost, ConnectionRefused, Unsupported } from '../../resource/computer/driver.ts';
-import { expectLegal } from '../../resource/computer/life.ts';
 import { OverwinterError } from '../../resource/error.ts';
-import { findPort, type PublishedPortRow } from '../../store/computer/ports.ts';
+import { digest, sameDigest } from '../../secret/key.ts';
+import { findPort, type PortName } from '../../store/computer/ports.ts';
 import { exchange } from './exchange.ts';
 import { say } from './say.ts';
 
@@ -41,7 +41,9 @@ export const NO_PORTS: PublishedPorts = {
 const VISITS_MAX = 64;
 const FIRST_BYTE_MS = 60_000;
 const NO_SUCH_PORT = 'No port of a computer is published here.';
-const LABEL = /^p-[^.]*$/;
+const NO_TOKEN = 'A token is needed here: Authorization: Bearer <token>, or X-OC-Preview-Token.';
+/** Of a port by its own name, and by its computer's. */
+const LABEL = /^(?:p-[^.]*|cmp[_-][0-9a-f]{24}-p\d{1,5})$/;
 
 /**
  * @param template a URL whose host begins with `*.`, as the setting has it.
@@ -58,33 +60,28 @@ export function createPublishedPorts(
 ): PublishedPorts {
   const { visits_max = VISITS_MAX, first_byte_ms = FIRST_BYTE_MS, signal } = options;
   const visits = new Map<string, number>();
+  const visits_of = createVisits(runtime, computers, options.auto_resume);
 
   async function visit(incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> {
-    const port = await findPort(runtime.database.db, idOf(incoming, domainOf(options.url())) ?? '');
+    const which = portOf(incoming, domainOf(options.url()));
+    const port = which && (await findPort(runtime.database.db, which));
     if (!port) return say(outgoing, 404, NO_SUCH_PORT);
+    const token = tokenOf(incoming, port.preview_digest);
+    if (port.preview_digest !== null && token === undefined) return say(outgoing, 401, NO_TOKEN);
     const { computer_id } = port;
     const count = visits.get(computer_id) ?? 0;
     if (count >= visits_max) return say(outgoing, 503, 'Too many visitors at once; try again.');
     visits.set(computer_id, count + 1);
     try {
-      const connection = await connect(port);
+      const connection = await visits_of.connect(port);
       if (outgoing.destroyed || signal.aborted) return void connection.destroy();
       const proto = new URL(options.url().replace('*', 'p')).protocol.slice(0, -1);
-      await exchange(connection, incoming, outgoing, { proto, first_byte_ms, signal });
+      await exchange(connection, incoming, outgoing, { proto, first_byte_ms, signal, hides: token });
     } finally {
       const left = (visits.get(computer_id) ?? 0) - 1;
       if (left > 0) visits.set(computer_id, left);
       else visits.delete(computer_id);
     }
-  }
-
-  async function connect({ computer_id, port }: PublishedPortRow): Promise<Duplex> {
-    const { status } = await runtime.computer_log.state(computer_id, 'held');
-    if (status !== 'running' && options.auto_resume) {
-      expectLegal(status, 'start');
-      await computers.start(computer_id);
-    }
-    return await (await computers.use(computer_id)).connect(port);
   }
 
   return {
@@ -108,9 +105,23 @@ function labelOf({ headers }: IncomingMessage, domain: string): string | undefin
   return LABEL.test(label) ? label : undefined;
 }
 
-function idOf(incoming: IncomingMessage, domain: string): string | undefined {
-  const hex = /^p-([0-9a-f]{24})$/.exec(labelOf(incoming, domain) ?? '')?.[1];
-  return hex === undefined ? undefined : `cpp_${hex}`;
+function portOf(incoming: IncomingMessage, domain: string): PortName | undefined {
+  const label = labelOf(incoming, domain) ?? '';
+  const hex = /^p-([0-9a-f]{24})$/.exec(label)?.[1];
+  if (hex !== undefined) return { id: `cpp_${hex}` };
+  const [, computer, port] = /^cmp[_-]([0-9a-f]{24})-p(\d{1,5})$/.exec(label) ?? [];
+  return computer === undefined ? undefined : { computer_id: `cmp_${computer}`, port: Number(port) };
+}
+
+/** The header that bears the token of the digest; undefined when none does. */
+function tokenOf({ headers }: IncomingMessage, wanted: Uint8Array | null): string | undefined {
+  if (wanted === null) return undefined;
+  const bearer = /^Bearer +(\S+)$/i.exec(headers.authorization ?? '')?.[1];
+  const presented = { 'x-oc-preview-token': headers['x-oc-preview-token'], authorization: bearer };
+  const found = Object.entries(presented).find(
+    ([, token]) => typeof token === 'string' && sameDigest(digest(token), wanted),
+  );
+  return found?.[0];
 }
 
 function refuse(runtime: Runtime, outgoing: ServerResponse, error: unknown): void {

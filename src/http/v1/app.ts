@@ -5,6 +5,7 @@
 import { OpenAPIHono } from '@hono/zod-openapi';
 import { getPath } from 'hono/utils/url';
 import type { Computers } from '../../engine/computers/computers.ts';
+import type { Terminals } from '../../engine/computers/terminals.ts';
 import type { Runtime } from '../../engine/runtime.ts';
 import type { Api, Env } from '../api.ts';
 import type { Admit } from '../auth.ts';
@@ -26,6 +27,8 @@ import { mountUnserved } from './unserved.ts';
 export type Ground = {
   runtime: Runtime;
   computers: Computers;
+  /** Shells of this node, whichever door opened them. */
+  terminals: Terminals;
   open: Open;
   /** The same for routes that take their body from the socket. */
   upload: Open;

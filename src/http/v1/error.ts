@@ -3,10 +3,8 @@ import { z, type Hook } from '@hono/zod-openapi';
 import type { Context, ErrorHandler } from 'hono';
 import { HTTPException } from 'hono/http-exception';
 import type { Logger } from '../../engine/runtime.ts';
-import { ComputerLost, ConnectionRefused, Unsupported } from '../../resource/computer/driver.ts';
-import { OverwinterError } from '../../resource/error.ts';
 import type { Env } from '../api.ts';
-import { problemOf } from '../error.ts';
+import { problemOf, saidByDriver } from '../error.ts';
 
 const Detail = z.object({ detail: z.string() }).openapi('ComputersError');
 
@@ -36,7 +34,7 @@ export const details = {
 
 export function renderDetail(report: Logger['error']): ErrorHandler<Env> {
   return (error, context) => {
-    const { status, message } = problemOf(known(error), context, report);
+    const { status, message } = problemOf(saidByDriver(error), context, report);
     if (error instanceof HTTPException)
       return unfit(context, [{ loc: ['body'], msg: message, type: 'json_invalid' }]);
     return context.json({ detail: message }, status);
@@ -59,12 +57,4 @@ export const refuseUnfit: Hook<unknown, Env, string, Response | undefined> = (re
 
 function unfit(context: Context, errors: Fault[]): Response {
   return context.json({ detail: 'Validation error', errors, status_code: 422 } as const, 422);
-}
-
-/** What drivers say of a computer is for whoever uses it. */
-function known(error: Error): Error {
-  if (error instanceof ComputerLost) return new OverwinterError('unavailable', error.message);
-  if (error instanceof Unsupported || error instanceof ConnectionRefused)
-    return new OverwinterError('conflict', error.message);
-  return error;
 }

@@ -10,6 +10,7 @@ import { getComputer, startComputer } from '../../engine/computers/owner.ts';
 import { body, json, text, type Api, type Env } from '../api.ts';
 import type { Caller } from '../authorize.ts';
 import { corsHeaders } from '../cors.ts';
+import { attend } from '../socket/attend.ts';
 import type { Ground } from './app.ts';
 import { details } from './error.ts';
 import { answerSlowly, streamCommand } from './exec-stream.ts';
@@ -121,26 +122,15 @@ async function begin(context: ExecContext, ground: Ground, name: string, asked: 
   const { runtime, computers, streams, auto_resume } = ground;
   const caller = context.get('caller');
   const found = await getComputer(runtime, caller.org, name);
-  const exit = streams.enter(caller);
-  const gone = new AbortController();
-  const { outgoing } = context.env;
-  const hungUp = (): void => gone.abort();
-  outgoing.once('close', hungUp);
-  if (outgoing.destroyed) hungUp();
-  const unwatch = streams.revocations.watch(caller.id, () => outgoing.destroy());
-  const leave = (): void => {
-    outgoing.off('close', hungUp);
-    unwatch();
-    exit();
-  };
+  const { signal, leave } = attend(context.env, streams, caller);
   try {
     const resumes = found.status === 'stopped' && (auto_resume || asked.resume === 'true');
     const computer = resumes ? await startComputer(runtime, computers, found) : found;
     const command = await runCommand(runtime, computers, caller.org, computer, {
       ...{ script: asked.command, timeout_ms: secondsOf(asked) * 1000, source: 'api' },
-      ...{ signal: gone.signal, output_bytes_max: asked.bytes_max },
+      ...{ signal, output_bytes_max: asked.bytes_max },
     });
-    return { command, signal: gone.signal, leave };
+    return { command, signal, leave };
   } catch (error) {
     leave();
     throw error;

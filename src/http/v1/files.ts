@@ -5,7 +5,6 @@
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import { createRoute, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import { HOME } from '../../engine/computers/exec.ts';
 import {
   deleteFile,
   listFiles,
@@ -20,21 +19,13 @@ import {
 } from '../../engine/computers/files.ts';
 import { getComputer } from '../../engine/computers/owner.ts';
 import type { Computer } from '../../resource/computer/driver.ts';
-import { body, json, type Api, type Env } from '../api.ts';
+import { body, FilePath, json, type Api, type Env } from '../api.ts';
 import type { Caller } from '../authorize.ts';
 import { Time } from '../wire.ts';
 import type { Ground } from './app.ts';
 import { details } from './error.ts';
-import { download, upload } from './transfer.ts';
+import { download, upload } from '../socket/transfer.ts';
 import { ComputerPath } from './wire.ts';
-
-const Path = z
-  .string()
-  .min(1)
-  .max(4096)
-  .refine((path) => !path.includes('\0'), 'must hold no NUL')
-  .transform((path) => (path.startsWith('/') ? path : `${HOME}/${path}`))
-  .openapi({ type: 'string', description: 'Absolute, or from the home directory on.', example: 'notes.txt' });
 
 const File = z
   .object({
@@ -48,11 +39,11 @@ const File = z
   .openapi('File');
 
 const Listing = z.object({ path: z.string(), files: z.array(File), count: z.int() });
-const MakeDirectory = z.object({ path: Path }).openapi('MakeDirectory', { example: { path: 'deep/er' } });
+const MakeDirectory = z.object({ path: FilePath }).openapi('MakeDirectory', { example: { path: 'deep/er' } });
 const Removed = z.object({ path: z.string(), deleted: z.literal(true) });
-const PathQuery = z.object({ path: Path });
+const PathQuery = z.object({ path: FilePath });
 const WriteQuery = z.object({
-  path: Path,
+  path: FilePath,
   mode: z
     .string()
     .regex(/^[0-7]{3,4}$/, 'must be octal, as in 644')
@@ -88,8 +79,12 @@ function mountReads(api: Api, ground: Ground): void {
       const { size, type } = await statFile(computer, path);
       // Files of the kernel say that they are empty.
       const length = type === 'file' && size > 0 ? { 'content-length': String(size) } : {};
-      await download(context, ground, { 'content-type': OCTETS, ...length }, (signal) =>
-        readFile(computer, path, signal),
+      await download(
+        context,
+        ground,
+        context.get('caller'),
+        { 'content-type': OCTETS, ...length },
+        (signal) => readFile(computer, path, signal),
       );
       return RESPONSE_ALREADY_SENT;
     },
@@ -132,7 +127,9 @@ function mountWrites(api: Api, ground: Ground): void {
     async (context) => {
       const { path, mode } = context.req.valid('query');
       const computer = await running(context, ground, context.req.valid('param').computer_id);
-      await upload(context, ground, (bytes, signal) => writeFile(computer, path, bytes, { mode, signal }));
+      await upload(context, ground, context.get('caller'), (bytes, signal) =>
+        writeFile(computer, path, bytes, { mode, signal }),
+      );
       return context.json(render(await statFile(computer, path), path), 200);
     },
   );
@@ -185,7 +182,7 @@ function mountArchives(api: Api, ground: Ground): void {
     async (context) => {
       const { path } = context.req.valid('query');
       const computer = await running(context, ground, context.req.valid('param').computer_id);
-      await download(context, ground, { 'content-type': TAR }, (signal) =>
+      await download(context, ground, context.get('caller'), { 'content-type': TAR }, (signal) =>
         readArchive(computer, path, signal),
       );
       return RESPONSE_ALREADY_SENT;
@@ -203,7 +200,9 @@ function mountArchives(api: Api, ground: Ground): void {
     async (context) => {
       const { path } = context.req.valid('query');
       const computer = await running(context, ground, context.req.valid('param').computer_id);
-      await upload(context, ground, (bytes, signal) => writeArchive(computer, path, bytes, signal));
+      await upload(context, ground, context.get('caller'), (bytes, signal) =>
+        writeArchive(computer, path, bytes, signal),
+      );
       return context.json(render(await statFile(computer, path), path), 200);
     },
   );

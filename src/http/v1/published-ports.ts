@@ -1,16 +1,14 @@
 /** Published ports: what listens on them inside is reached by visitors under a URL of this server, without a key. */
 import { createRoute, z } from '@hono/zod-openapi';
 import { getComputer } from '../../engine/computers/owner.ts';
-import { expectLegal } from '../../resource/computer/life.ts';
-import { OverwinterError } from '../../resource/error.ts';
-import { listPorts, publishPort, unpublishPort } from '../../store/computer/ports.ts';
+import { publish } from '../../engine/computers/publish.ts';
+import { listPorts, unpublishPort } from '../../store/computer/ports.ts';
 import { body, json, type Api } from '../api.ts';
 import type { Ground } from './app.ts';
 import { details } from './error.ts';
 import { ComputerPath, PublishedPort, renderPort } from './wire.ts';
 
 const PORT = { min: 1024, max: 65_535, standard: 8000 };
-const PORTS_MAX = 16;
 
 const Publish = z
   .object({
@@ -42,13 +40,7 @@ export function mountPublishedPorts(api: Api, { runtime, open, port_url }: Groun
       const { org } = context.get('caller');
       const port = context.req.valid('json').port ?? PORT.standard;
       const computer = await getComputer(runtime, org, context.req.valid('param').computer_id);
-      expectLegal(computer.status, 'publish');
-      const published = await listPorts(database.db, org, [computer.id]);
-      const is_new = published.every((row) => row.port !== port);
-      if (is_new && published.length >= PORTS_MAX)
-        throw new OverwinterError('conflict', `a computer has at most ${PORTS_MAX} published ports`);
-      const id = runtime.newId('published_port');
-      const row = await publishPort(database.db, { id, org, computer_id: computer.id, port });
+      const row = await publish(runtime, org, computer, port);
       return context.json(renderPort(row, port_url), 200);
     },
   );

@@ -16,10 +16,10 @@ import type { Api } from '../api.ts';
 import { credentialOf, type Admit } from '../auth.ts';
 import type { StreamLimit } from '../rate-limit.ts';
 import type { Revocations } from '../revocations.ts';
-import { framesOf, hangUpStopping, refuseClient, serveClient } from './terminal/client.ts';
-import { tokenOf, type Frame } from './terminal/message.ts';
-import { noTerminal, openShell, type ShellGround } from './terminal/shell.ts';
-import { acceptSocket, expectUpgrade } from './terminal/upgrade.ts';
+import { framesOf, hangUpStopping, refuseClient, serveClient } from '../socket/client.ts';
+import { parseMessage, tokenOf, type Frame } from '../socket/message.ts';
+import { noTerminal, openShell, type ShellGround } from '../socket/shell.ts';
+import { acceptSocket, expectUpgrade } from '../socket/upgrade.ts';
 
 /** Connections that have not said yet who they are. */
 const STRANGERS_MAX = 256;
@@ -58,7 +58,10 @@ export function mountTerminalSockets(
     const { holder, shell } = await open(bindings, key, asked);
     try {
       const [socket, leave] = accept(bindings, holder);
-      const client = { socket, frames: framesOf(socket), shell, holder, key, ends_shell: true };
+      const client = {
+        ...{ socket, frames: framesOf(socket), shell, holder, key, ends_shell: true },
+        parse: parseMessage,
+      };
       void serveClient({ ...client, revocations, warn }).finally(leave);
     } catch (error) {
       shell.end('closed');
@@ -84,7 +87,7 @@ export function mountTerminalSockets(
     try {
       const { holder, shell } = await open(bindings, await key, asked);
       leave = enterOrEnd(options, holder, shell);
-      const client = { socket, frames, shell, holder, key: null, ends_shell: true };
+      const client = { socket, frames, shell, holder, key: null, ends_shell: true, parse: parseMessage };
       await serveClient({ ...client, revocations, warn });
     } catch (error) {
       refuseClient(socket, error, warn);
@@ -123,7 +126,15 @@ export function mountTerminalSockets(
     const shell = options.terminals.find(context.req.param('terminal_id'));
     const holder = await redeem(context.env, shell, context.req.query('token') ?? '');
     const [socket, leave] = accept(context.env, holder);
-    const client = { socket, frames: framesOf(socket), shell: shell!, holder, key: null, ends_shell: false };
+    const client = {
+      socket,
+      frames: framesOf(socket),
+      shell: shell!,
+      holder,
+      key: null,
+      ends_shell: false,
+      parse: parseMessage,
+    };
     void serveClient({ ...client, revocations, warn }).finally(leave);
     return RESPONSE_ALREADY_SENT;
   });

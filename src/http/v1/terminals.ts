@@ -3,13 +3,12 @@ import type { HttpBindings } from '@hono/node-server';
 import { createRoute, z } from '@hono/zod-openapi';
 import type { MiddlewareHandler } from 'hono';
 import { getComputer } from '../../engine/computers/owner.ts';
-import { createTerminals } from '../../engine/computers/terminals.ts';
 import { json, type Api } from '../api.ts';
 import type { Admit, CallerEnv } from '../auth.ts';
 import { Time } from '../wire.ts';
 import type { Ground } from './app.ts';
 import { details } from './error.ts';
-import { findShell, openShell, type ShellGround } from './terminal/shell.ts';
+import { findShell, openShell, type ShellGround } from '../socket/shell.ts';
 import { mountTerminalSockets } from './terminal-socket.ts';
 import { ComputerPath } from './wire.ts';
 
@@ -35,11 +34,9 @@ const OpenTerminal = z
   .nullish()
   .openapi('OpenTerminal', { example: {} });
 
-/** The REST route and both WebSockets, over the shells of this node; they end when the server stops. */
+/** The REST route and both WebSockets, over the shells of this node. */
 export function mountTerminals(api: Api, ground: Ground, admit: Admit): void {
-  const { runtime, computers, auto_resume, streams } = ground;
-  const terminals = createTerminals(runtime, computers);
-  streams.signal.addEventListener('abort', () => terminals.close(), { once: true });
+  const { runtime, computers, terminals, auto_resume, streams } = ground;
   const shells = { computers, terminals, auto_resume };
   mountOpen(api, ground, shells);
   mountTerminalSockets(api, runtime, admit, { ...shells, ...streams });

@@ -125,7 +125,9 @@ function renderTemplate(template: TemplateFacts): z.infer<typeof Template> {
 export const Command = z
   .object({
     command_id: z.string(),
-    source: z.string().openapi({ description: 'Who asked: `api`, `agent` or `files`.' }),
+    source: z.string().openapi({
+      description: 'Who asked: `api`, `agent`, or `visit` for a server that a visit brought back.',
+    }),
     status: z.enum(['running', 'completed', 'failed', 'timed_out', 'lost']),
     started_at: Time,
     ended_at: Time.nullable(),

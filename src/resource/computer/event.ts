@@ -32,6 +32,8 @@ export const COMPUTER_EVENTS = {
     cause: z.enum(['asked', 'idle', 'node_ended']),
     snapshot: z.string().nullable(),
   }),
+  /** Its files are thrown away and its next ones come from the blob; the generation is of no wake. */
+  'computer.rewound': z.object({ generation: z.int(), snapshot: z.string() }),
   'computer.failed': z.object({ message: z.string() }),
   /** Its machine is away: `restorable` from the last snapshot, or lost until the machine comes back. */
   'computer.missed': z.object({ restorable: z.boolean() }),

@@ -45,6 +45,7 @@ const ACTIONS = {
   start: ['stopped', 'error', 'restorable', 'running', 'starting', 'restoring', 'creating'],
   stop: ['running', 'stopped', 'stopping'],
   snapshot: ['running', 'stopped'],
+  rewind: ['running', 'stopped'],
   publish: ['running', 'stopped', 'creating', 'starting'],
   restore: ['restorable', 'error'],
   delete: [
@@ -67,6 +68,7 @@ const SENTENCES: Record<Action, string> = {
   start: 'start it',
   stop: 'stop it',
   snapshot: 'take a snapshot',
+  rewind: 'go back to a snapshot',
   publish: 'publish a port',
   restore: 'restore it',
   delete: 'delete it',
@@ -145,6 +147,11 @@ function effect(state: ComputerState, event: ComputerEvent): ComputerState {
       const { snapshot } = event.body;
       return { ...state, status: 'stopped', stopped_at: event.ts, snapshot: snapshot ?? state.snapshot };
     }
+    case 'computer.rewound': {
+      // Files of earlier generations are stale from now on, so the next wake brings the snapshot's.
+      const { generation, snapshot } = event.body;
+      return { ...state, generation, files_generation: generation, snapshot };
+    }
     case 'computer.failed':
       return { ...state, status: 'error', last_error: event.body.message };
     case 'computer.missed':
@@ -180,6 +187,8 @@ export type ComputerCommand =
   | { type: 'start_failed'; generation: number; message: string }
   | { type: 'begin_stop' }
   | { type: 'stopped'; generation: number; cause: 'asked' | 'idle' | 'node_ended'; snapshot: string | null }
+  /** Its next files are those of this blob, which is its own. */
+  | { type: 'rewind'; snapshot: string }
   | { type: 'missed' }
   | { type: 'begin_delete' }
   | { type: 'deleted' };
@@ -215,6 +224,10 @@ export function decideComputer(
       if (command.generation !== generation || is_so) return [];
       if (status !== 'stopped' && !TRANSITIONS[status].includes('stopped')) return [];
       return [{ type: 'computer.stopped', body: { cause, snapshot } }];
+    }
+    case 'rewind': {
+      const body = { generation: generation + 1, snapshot: command.snapshot };
+      return unlessIn(status, ['stopped'], 'rewind') ?? [{ type: 'computer.rewound', body }];
     }
     case 'missed': {
       const restorable = state.snapshot !== null;

@@ -38,6 +38,16 @@ export async function finishCommand(
   await db.updateTable('command').set(end).where('id', '=', id).execute();
 }
 
+export async function getCommand(
+  db: Db,
+  org: string,
+  computer_id: string,
+  id: string,
+): Promise<CommandRow | undefined> {
+  const query = db.selectFrom('command').selectAll().where('org', '=', org).where('id', '=', id);
+  return (await query.where('computer_id', '=', computer_id).executeTakeFirst()) as CommandRow | undefined;
+}
+
 /** Newest first. */
 export async function listCommands(
   db: Db,

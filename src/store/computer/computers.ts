@@ -15,6 +15,7 @@ import { EVENT_INSERT, eventValues } from '../flush.ts';
 import { findCreated, type CreateKey } from '../idempotency.ts';
 import { computerKind } from '../kind.ts';
 import { buildRows, type NewRow } from '../rows.ts';
+import type { Keeping } from './keeping.ts';
 
 export type NewComputer = {
   id: string;
@@ -26,6 +27,9 @@ export type NewComputer = {
   /** Makes a repeated create the same create. */
   create_key: CreateKey | null;
   drafts: ComputerDraft[];
+  keeping: Keeping;
+  /** Its environment, sealed for its row (keeping.ts); null = none. */
+  sealed_env: string | null;
 };
 
 export type CreatedComputer =
@@ -50,8 +54,11 @@ with holder as (
   where ($29::text is null or exists (select from idem)) and ($31::text is null or exists (select from holder))
   returning id
 ), made as (
-  insert into computer (id, org, session_id, name, template_id, created_at)
-  select id, $22, $31, $28, $33, to_timestamp($25::float8 / 1000) from st
+  insert into computer (
+    id, org, session_id, name, template_id, created_at, idle_timeout_s, metadata, preview_digest)
+  select id, $22, $31, $28, $33, to_timestamp($25::float8 / 1000), $35::int, $36::json, decode($37, 'hex') from st
+), env as (
+  insert into computer_env (id, org, sealed) select id, $22, $38 from st where $38::text is not null
 ), ins as (${EVENT_INSERT} join st on st.id = e.stream), unspilled as (select $18::text[], $19::bigint[], $20::text[])
 select id from st`,
 };
@@ -76,6 +83,7 @@ export async function createComputer(
       ...[id, org, state.head, rows.at(-1)!.hash, ts, state.status, JSON.stringify(state), computer.name],
       ...[create_key?.key ?? null, create_key?.body_sha256.toString('hex') ?? null],
       ...[session?.id ?? null, session?.epoch ?? null, computer.template_id, state.machine],
+      ...[computer.keeping.idle_timeout_s, metadataOf(computer), digestOf(computer), computer.sealed_env],
     ]);
     if (inserted[0]) return { made: 'new', state, rows };
   } catch (error) {
@@ -87,6 +95,14 @@ export async function createComputer(
   }
   const earlier = create_key && (await findCreated(database.db, org, create_key, IDEMPOTENCY_HEADER));
   return earlier ? { made: 'before', id: earlier } : { made: 'not', because: 'not_held' };
+}
+
+function metadataOf({ keeping: { metadata } }: NewComputer): string | null {
+  return metadata && JSON.stringify(metadata);
+}
+
+function digestOf({ keeping: { preview_digest } }: NewComputer): string | null {
+  return preview_digest && Buffer.from(preview_digest).toString('hex');
 }
 
 const UNIQUE_VIOLATION = '23505';

@@ -186,7 +186,11 @@ export type Tables = {
     template_id: string;
     created_at: Time;
     deleted_at: NullableTime;
+    idle_timeout_s: Generated<number>;
+    metadata: Json;
+    preview_digest: Uint8Array | null;
   };
+  computer_env: { id: string; org: string; sealed: string };
   command: {
     id: string;
     org: string;
@@ -213,7 +217,15 @@ export type Tables = {
     ready: Generated<boolean>;
     created_at: Time;
   };
-  published_port: { id: string; org: string; computer_id: string; port: number; created_at: Time };
+  published_port: {
+    id: string;
+    org: string;
+    computer_id: string;
+    port: number;
+    created_at: Time;
+    wakes: Generated<boolean>;
+    start_command: string | null;
+  };
 };
 
 export type Db = Kysely<Tables>;

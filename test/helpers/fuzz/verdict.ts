@@ -16,6 +16,7 @@ const TYPES: Record<ErrorCode | 'timeout', true> = {
   managed_unavailable: true,
   runtime_unavailable: true,
   sources_not_supported: true,
+  not_supported: true,
   contended: true,
   fenced: true,
   rate_limited: true,
@@ -47,13 +48,14 @@ function faultOfSuccess({ headers, body }: Answer, method: string): string | und
 
 function faultOfRefusal({ status, headers, body }: Answer): string | undefined {
   const text = body.toString();
-  const parsed = parse(body) as { error?: Record<string, unknown>; detail?: unknown } | undefined;
-  const { type, message, request_id } = parsed?.error ?? {};
+  const parsed = parse(body) as { error?: Record<string, unknown> | string; detail?: unknown } | undefined;
   if (headers.get('content-type')?.startsWith('application/json') !== true)
     return `${status} without JSON: ${text.slice(0, 100)}`;
   if (status === 429 && !/^\d+$/.test(headers.get('retry-after') ?? '')) return '429 without Retry-After';
   if (INSIDES.test(text)) return `${status} shows insides: ${text.slice(0, 200)}`;
   if (typeof parsed?.detail === 'string') return faultOfDetail(status, headers, parsed);
+  if (typeof parsed?.error === 'string') return faultOfSentence(status, headers, parsed);
+  const { type, message, request_id } = parsed?.error ?? {};
   if (typeof type !== 'string' || !Object.hasOwn(TYPES, type))
     return `${status} with the type ${String(type)}`;
   if (typeof message !== 'string' || message === '') return `${status} without a message`;
@@ -67,6 +69,16 @@ function faultOfRefusal({ status, headers, body }: Answer): string | undefined {
 function faultOfDetail(status: number, headers: Answer['headers'], parsed: object): string | undefined {
   const names = Object.keys(parsed).sort().join();
   if (names !== (status === 422 ? 'detail,errors,status_code' : 'detail')) return `${status} with ${names}`;
+  const known = /^req_[0-9a-f]{24}$/.test(headers.get('x-request-id') ?? '');
+  return known ? undefined : `${status} without a request id`;
+}
+
+/** The envelope of `/api`. */
+function faultOfSentence(status: number, headers: Answer['headers'], parsed: object): string | undefined {
+  const { error, code, ...rest } = parsed as Record<string, unknown>;
+  if (error === '' || typeof code !== 'string' || !Object.hasOwn(TYPES, code))
+    return `${status} with the code ${String(code)}`;
+  if (Object.keys(rest).length > 0) return `${status} with ${Object.keys(rest).join()}`;
   const known = /^req_[0-9a-f]{24}$/.test(headers.get('x-request-id') ?? '');
   return known ? undefined : `${status} without a request id`;
 }

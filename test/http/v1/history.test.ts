@@ -12,7 +12,7 @@ let id: string;
 let at: string;
 
 beforeAll(async () => {
-  server = await startComputerServer({}, { port_url: (port) => `https://${port}.apps.example` });
+  server = await startComputerServer({}, { ports_url: () => 'https://*.apps.example' });
   ({ ask } = server);
   id = (await ask('POST /v1/computers', { body: {} })).json['id']!;
   at = `/v1/computers/${id}`;

@@ -4,17 +4,21 @@
  */
 import { on } from 'node:events';
 import type { WebSocket } from 'ws';
-import type { Holder } from '../../../engine/computers/connect-tokens.ts';
-import type { Attached, Shell, TerminalEnd, Viewer } from '../../../engine/computers/shell.ts';
-import type { Logger } from '../../../engine/runtime.ts';
-import { OverwinterError, type ErrorCode } from '../../../resource/error.ts';
-import type { Revocations } from '../../revocations.ts';
-import { parseMessage, tokenOf, type Frame } from './message.ts';
+import type { Holder } from '../../engine/computers/connect-tokens.ts';
+import type { TerminalEnd, Viewer } from '../../engine/computers/audience.ts';
+import type { Attached, Shell } from '../../engine/computers/shell.ts';
+import type { Logger } from '../../engine/runtime.ts';
+import { OverwinterError, type ErrorCode } from '../../resource/error.ts';
+import type { Revocations } from '../revocations.ts';
+import { tokenOf, type Frame, type TerminalMessage } from './message.ts';
 
 export type Client = {
   socket: WebSocket;
   frames: AsyncIterator<Frame>;
-  shell: Shell;
+  /** What it looks at. */
+  shell: Pick<Shell, 'attach' | 'end'>;
+  /** What a frame of its protocol means. */
+  parse: (frame: Frame) => TerminalMessage;
   holder: Holder;
   /** The key of the handshake: a first message that is a token must be the same. */
   key: string | null;
@@ -125,7 +129,7 @@ async function readAll(client: Client, attached: Attached): Promise<void> {
       if (token === client.key) continue;
       return hangUp(socket, UNAUTHORIZED);
     }
-    const message = parseMessage(next.value);
+    const message = client.parse(next.value);
     switch (message.type) {
       case 'input':
         await typed(message.data);
@@ -137,6 +141,7 @@ async function readAll(client: Client, attached: Attached): Promise<void> {
         shell.end('closed');
         break;
       case 'token':
+      case 'nothing':
         break;
       default:
         message satisfies never;

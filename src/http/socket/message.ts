@@ -5,6 +5,7 @@ export type TerminalMessage =
   | { type: 'resize'; rows: number; cols: number }
   | { type: 'close' }
   | { type: 'token'; token: string }
+  | { type: 'nothing' }
   | { type: 'input'; data: Uint8Array };
 
 /** As the WebSocket gives it: the bytes, and whether the frame was binary. */
@@ -18,6 +19,18 @@ export function parseMessage([raw, is_binary]: Frame): TerminalMessage {
   const data = bytesOf(raw);
   const control = is_binary || data.length > CONTROL_BYTES_MAX ? undefined : controlOf(data.toString());
   return control ?? { type: 'input', data };
+}
+
+/** Of a terminal whose client sends nothing but what is typed. */
+export function parseTyped([raw]: Frame): TerminalMessage {
+  return { type: 'input', data: bytesOf(raw) };
+}
+
+/** Of a command whose client marks each frame: 0 and then what goes to its standard input. */
+export function parseStdin([raw, is_binary]: Frame): TerminalMessage {
+  const data = bytesOf(raw);
+  const fits = is_binary && data.length > 1 && data[0] === 0;
+  return fits ? { type: 'input', data: data.subarray(1) } : { type: 'nothing' };
 }
 
 /** What the first message of a connection without headers says; `{"token"}` needs no type there. */

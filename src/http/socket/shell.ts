@@ -1,9 +1,9 @@
 /** The shell that a client asks for: a new one of a computer, or one that was made before. */
-import type { Computers } from '../../../engine/computers/computers.ts';
-import type { Shell } from '../../../engine/computers/shell.ts';
-import type { Terminals } from '../../../engine/computers/terminals.ts';
-import { expectLegal, type ComputerState } from '../../../resource/computer/life.ts';
-import { OverwinterError } from '../../../resource/error.ts';
+import type { Computers } from '../../engine/computers/computers.ts';
+import type { Shell } from '../../engine/computers/shell.ts';
+import type { Terminals } from '../../engine/computers/terminals.ts';
+import { expectLegal, type ComputerState } from '../../resource/computer/life.ts';
+import { OverwinterError } from '../../resource/error.ts';
 
 export type ShellGround = {
   computers: Computers;
@@ -26,7 +26,11 @@ export async function openShell(
 }
 
 /** @throws OverwinterError `not_found` */
-export function findShell({ terminals }: ShellGround, { id }: ComputerState, terminal_id: string): Shell {
+export function findShell(
+  { terminals }: Pick<ShellGround, 'terminals'>,
+  { id }: ComputerState,
+  terminal_id: string,
+): Shell {
   const shell = terminals.find(terminal_id);
   if (shell?.computer === id) return shell;
   throw noTerminal();

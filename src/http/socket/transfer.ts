@@ -4,35 +4,41 @@
  */
 import type { ServerResponse } from 'node:http';
 import { pipeline } from 'node:stream/promises';
-import type { Context } from 'hono';
-import type { Env } from '../api.ts';
+import type { HttpBindings } from '@hono/node-server';
+import type { Logger } from '../../engine/runtime.ts';
 import type { Caller } from '../authorize.ts';
 import { corsHeaders } from '../cors.ts';
-import type { Ground } from './app.ts';
+import { attend, type Streams } from './attend.ts';
+
+/** What the routes stand on that transfer bytes. */
+export type TransferGround = { runtime: { logger: Logger }; streams: Streams };
+
+/** What a transfer needs of its request, whatever else is known of that. */
+type Requested = {
+  env: HttpBindings;
+  req: { header(name: string): string | undefined };
+  var: { request_id: string };
+  header(name: string, value: string): void;
+};
+
+/** Whose stream it is. */
+type Holder = Pick<Caller, 'id' | 'org'>;
 
 /**
  * Begins the answer once the first bytes are there, so that a refusal is still one; what breaks off later cuts the connection.
  * @throws what `read` throws before its first byte.
  */
 export async function download(
-  context: Context<Env & { Variables: { caller: Caller } }>,
-  { streams, runtime }: Pick<Ground, 'streams' | 'runtime'>,
+  context: Requested,
+  { streams, runtime }: TransferGround,
+  holder: Holder,
   headers: Record<string, string>,
   read: (signal: AbortSignal) => Promise<AsyncIterable<Uint8Array>>,
 ): Promise<void> {
   const { outgoing } = context.env;
-  const caller = context.get('caller');
-  const leave = streams.enter(caller);
-  const gone = new AbortController();
-  outgoing.once('close', () => gone.abort());
-  if (outgoing.destroyed) gone.abort();
-  const unwatch = streams.revocations.watch(caller.id, () => outgoing.destroy());
-  const done = (): void => {
-    unwatch();
-    leave();
-  };
+  const { signal, leave } = attend(context.env, streams, holder);
   try {
-    const bytes = await read(gone.signal);
+    const bytes = await read(signal);
     // A file that grows or shrinks meanwhile would run over into the next answer, or borrow from it.
     outgoing.strictContentLength = true;
     outgoing.writeHead(200, {
@@ -41,33 +47,26 @@ export async function download(
     });
     void send(bytes, outgoing, (error) =>
       runtime.logger.debug({ err: error }, 'a download broke off'),
-    ).finally(done);
+    ).finally(leave);
   } catch (error) {
-    done();
+    leave();
     throw error;
   }
 }
 
 /** Hands on the request's body. What is left of it when the work ends early is not read: the connection ends with the answer. */
 export async function upload(
-  context: Context<Env & { Variables: { caller: Caller } }>,
-  { streams }: Pick<Ground, 'streams'>,
+  context: Requested,
+  { streams }: Pick<TransferGround, 'streams'>,
+  holder: Holder,
   work: (bytes: AsyncIterable<Uint8Array>, signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
-  const { incoming, outgoing } = context.env;
-  const caller = context.get('caller');
-  const leave = streams.enter(caller);
-  const gone = new AbortController();
-  const hungUp = (): void => gone.abort();
-  outgoing.once('close', hungUp);
-  if (outgoing.destroyed) hungUp();
-  const unwatch = streams.revocations.watch(caller.id, () => outgoing.destroy());
+  const { incoming } = context.env;
+  const { signal, leave } = attend(context.env, streams, holder);
   try {
-    await work(incoming, gone.signal);
+    await work(incoming, signal);
   } finally {
-    unwatch();
     leave();
-    outgoing.off('close', hungUp);
     if (!incoming.readableEnded) context.header('connection', 'close');
   }
 }

@@ -6,11 +6,14 @@ import { ServerResponse, type IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import type { HttpBindings } from '@hono/node-server';
 import { WebSocketServer, type WebSocket } from 'ws';
-import { OverwinterError } from '../../../resource/error.ts';
+import { OverwinterError } from '../../resource/error.ts';
 
 /** What the clients of the contract take and send at most. */
 const MESSAGE_BYTES_MAX = 1024 * 1024;
-const TERMINAL_PATHS = /^\/+v1\/+(?:computers\/+[^/?]+\/+terminal|terminals\/+[^/?]+\/+connect)(?:\?|$)/;
+const SOCKET_PATHS = [
+  /^\/+v1\/+(?:computers\/+[^/?]+\/+terminal|terminals\/+[^/?]+\/+connect)(?:\?|$)/,
+  /^\/api\/sandboxes\/[^/?]+\/(?:exec|pty)\/[^/?]+(?:\?|$)/,
+];
 
 const server = new WebSocketServer({
   ...{ noServer: true, clientTracking: false, perMessageDeflate: false },
@@ -24,9 +27,9 @@ export function asksForSocket({ method, headers }: IncomingMessage): boolean {
   return method === 'GET' && headers.upgrade?.toLowerCase() === 'websocket';
 }
 
-/** Whether the request asks for the WebSocket of a terminal. */
-export function asksForTerminal(incoming: IncomingMessage): boolean {
-  return asksForSocket(incoming) && TERMINAL_PATHS.test(incoming.url ?? '');
+/** Whether the request asks for a WebSocket where a route opens one. */
+export function asksForOurs(incoming: IncomingMessage): boolean {
+  return asksForSocket(incoming) && SOCKET_PATHS.some((path) => path.test(incoming.url ?? ''));
 }
 
 /** The response of an upgrade that is not accepted yet: what is written to it closes the connection. */
