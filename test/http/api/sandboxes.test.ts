@@ -138,7 +138,7 @@ describe('a command that outlives who asked', () => {
       org: 'o',
       computer: 'c',
       command: 'x',
-      args: [],
+      args: new Array<string>(),
       keeps: 'whole',
       linger_ms: null,
     } as const;
