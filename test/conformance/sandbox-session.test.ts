@@ -22,7 +22,7 @@ beforeAll(async () => {
     ({ messages }) => {
       const last = messages.at(-1)!.content;
       const said = typeof last === 'string' ? last : last.find(({ type }) => type === 'text')?.text;
-      const command = /run: (.*)/.exec(typeof said === 'string' ? said : '')?.[1];
+      const command = typeof said === 'string' ? /run: (.*)/.exec(said)?.[1] : undefined;
       return command === undefined ? reply(text('Done.')) : reply(toolUse('bash', { command }));
     },
     { OVERWINTER_SANDBOX: 'bwrap', OVERWINTER_HIBERNATE_AFTER_MS: '2000' },

@@ -115,7 +115,10 @@ describe('published ports', () => {
       200,
       {
         ...{ id: expect.stringMatching(/^cpp_/) as string, computer_id: id, port: 8000, status: 'published' },
-        ...{ url: `https://${json['id']}.apps.example`, created_at: expect.stringMatching(/Z$/) as string },
+        ...{
+          url: `https://p-${json['id']!.slice(4)}.apps.example`,
+          created_at: expect.stringMatching(/Z$/) as string,
+        },
       },
     ]);
     const again = await ask(`POST ${at}/published-ports`, { body: { port: 8000, force: true } });
