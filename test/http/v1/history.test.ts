@@ -116,7 +116,7 @@ describe('published ports', () => {
       {
         ...{ id: expect.stringMatching(/^cpp_/) as string, computer_id: id, port: 8000, status: 'published' },
         ...{
-          url: `https://p-${json['id']!.slice(4)}.apps.example`,
+          url: `https://p-${String(json['id']).slice(4)}.apps.example`,
           created_at: expect.stringMatching(/Z$/) as string,
         },
       },
