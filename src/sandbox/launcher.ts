@@ -1,8 +1,8 @@
 /**
  * A small process that starts programs for the server. Node starts one by copying its own page tables: 10 to 30 ms for a server of
  * 700 MB, in which every turn stands still. A process of 6 MB has none to speak of.
- * Invariant: a program gets the descriptors that were named for it and no other, a fixed environment, and ends with the server if it
- * asks for that (PR_SET_PDEATHSIG): the launcher ends as soon as its standard input does.
+ * Invariant: a program gets the descriptors that were named for it and no other, a fixed environment, and ends with the server: the
+ * launcher kills what runs when its standard input ends.
  */
 import { spawn, type ChildProcessByStdio } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -257,9 +257,10 @@ for (;;) {
   next if select($ready, undef, undef, undef) < 1;
   reap($_) for grep { vec($ready, $_, 1) } keys %lives;
   next unless vec($ready, 0, 1);
-  sysread(STDIN, $asked, 65536, length $asked) or exit;
+  sysread(STDIN, $asked, 65536, length $asked) or last;
   obey(map { pack 'H*', substr $_, 1 } split / /, $1) while $asked =~ s/^(.*)\n//;
 }
+kill KILL => values %pids;
 
 sub obey {
   my ($verb, $id, @rest) = @_;

@@ -194,7 +194,8 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
     const handle = awake.get(id);
     if (!handle || handle.idle_ms() < after_ms) return;
     // What another has woken since, or its end has not been told of, is not this one's to put to sleep.
-    if (liveHandle(await log.state(id)) === handle) await stop(id, 'idle', save);
+    const is_current = liveHandle(await log.state(id)) === handle;
+    if (is_current && handle.idle_ms() >= after_ms) await stop(id, 'idle', save);
   }
 
   async function rewind(id: string, blob: string): Promise<ComputerState> {
@@ -211,6 +212,7 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
   async function use(id: string): Promise<Computer> {
     const state = await log.state(id, 'held');
     const handle = liveHandle(state);
+    handle?.touch();
     if (handle) return handle;
     return await serial(id, async () => {
       const now = await log.state(id);

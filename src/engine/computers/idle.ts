@@ -38,14 +38,18 @@ export function startIdleSleep(runtime: Runtime, computers: Computers, round_ms 
 async function putToSleep(runtime: Runtime, computers: Computers): Promise<void> {
   const unused = computers.unused();
   for (const row of await readIdleTimeouts(runtime.database.db, unused)) {
-    const after_ms = await sleepsAfter(runtime, computers, row);
-    if (after_ms === null) continue;
-    await computers
-      .sleepUnused(row.id, after_ms, row.session_id === null ? undefined : 'save')
-      .catch((error: unknown) =>
-        runtime.logger.warn({ err: error, computer: row.id }, 'an idle computer was not put to sleep'),
-      );
+    // It would have to be waited for.
+    if (computers.busy(row.id)) continue;
+    await putOneToSleep(runtime, computers, row).catch((error: unknown) =>
+      runtime.logger.warn({ err: error, computer: row.id }, 'an idle computer was not put to sleep'),
+    );
   }
+}
+
+async function putOneToSleep(runtime: Runtime, computers: Computers, row: IdleRow): Promise<void> {
+  const after_ms = await sleepsAfter(runtime, computers, row);
+  if (after_ms === null) return;
+  await computers.sleepUnused(row.id, after_ms, row.session_id === null ? undefined : 'save');
 }
 
 /** null = not by itself. */

@@ -136,7 +136,13 @@ async function keepNewest(
   count: number,
 ): Promise<void> {
   const rows = await listSnapshots(runtime.database.db, org, { computer_id, limit: LISTED_MAX });
-  for (const { id } of rows.slice(count)) await removeSnapshot(runtime, org, id);
+  const named = rows.filter(({ name }) => name !== null);
+  for (const { id } of named.slice(count)) await removeSnapshot(runtime, org, id).catch(unlessGone);
+}
+
+/** Another request had to remove it too. */
+function unlessGone(error: unknown): void {
+  if (!(error instanceof OverwinterError && error.code === 'not_found')) throw error;
 }
 
 function noMemory(field: string): OverwinterError {

@@ -141,8 +141,9 @@ export function noCommand(): OverwinterError {
 }
 
 function renderResult(session: ExecSession): z.infer<typeof Result> {
-  const { exit, stdout, stderr, truncated } = session.result();
+  const exit = session.exit();
   if (exit === null) return { running: true };
+  const { stdout, stderr, truncated } = session.result();
   const error = SENTENCES[exit.error_type ?? ''];
   return {
     ...{ running: false, exitCode: exit.exit_code, stdout, stderr, truncated },

@@ -81,8 +81,8 @@ function mountCollection(api: Api, ground: Ground): void {
           'a token is for the whole sandbox: previewAuth at create, or preview/rotate',
         );
       const state = await findSandbox(ground, org, context.req.valid('param').sandbox_id);
-      const start_command = startCommand ?? null;
-      const row = await publish(runtime, org, state, port, { wakes: true, start_command });
+      const started = startCommand === undefined ? {} : { start_command: startCommand };
+      const row = await publish(runtime, org, state, port, { wakes: true, ...started });
       return context.json(render(row, ports_url()), 201);
     },
   );

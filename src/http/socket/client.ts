@@ -119,7 +119,8 @@ function viewerOf(socket: WebSocket): Viewer {
 
 async function readAll(client: Client, attached: Attached): Promise<void> {
   const { frames, socket, shell } = client;
-  const typed = createTyping(attached.input);
+  const gone = new Promise<void>((resolve) => socket.once('close', () => resolve()));
+  const typed = createTyping(attached.input, gone);
   let is_first = client.key !== null;
   for (let next = await frames.next(); !next.done; next = await frames.next()) {
     if (hung_up.has(socket)) return;
@@ -149,14 +150,14 @@ async function readAll(client: Client, attached: Attached): Promise<void> {
   }
 }
 
-/** Hands input on at once, and resolves when more may come. */
-function createTyping(input: Attached['input']): (data: Uint8Array) => Promise<void> {
+/** Hands input on at once, and resolves when more may come, or the client has `gone` from a program that reads nothing. */
+function createTyping(input: Attached['input'], gone: Promise<void>): (data: Uint8Array) => Promise<void> {
   let waiting_bytes = 0;
   return async (data) => {
     const bytes = data.length + FRAME_BYTES;
     waiting_bytes += bytes;
     const taken = input(data).then(() => (waiting_bytes -= bytes));
-    if (waiting_bytes > INPUT_BYTES_MAX) await taken;
+    if (waiting_bytes > INPUT_BYTES_MAX) await Promise.race([taken, gone]);
   };
 }
 

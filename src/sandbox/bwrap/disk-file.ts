@@ -28,6 +28,9 @@ const TRIM_MS_MAX = 60_000;
 const TRIM_BYTES = 268_435_456;
 const SECTOR_BYTES = 512;
 const POLL_MS = 2;
+const TEMPLATES_MAX = 16;
+/** Begins the names of what a template is made of. */
+const PART = '.content-';
 
 /** An inode for each 8 KiB, as package trees are many small files. Nothing is kept for root. */
 const FORMAT =
@@ -57,6 +60,7 @@ export async function openDisks(
 ): Promise<{ disks: Disks; reason: null } | { disks: null; reason: string }> {
   try {
     await mkdir(directory, { recursive: true, mode: 0o700 });
+    await sweepParts(directory);
     const template = await templateOf(directory, TRIAL_BYTES, fail);
     const trial = join(directory, 'trial');
     await mkdir(trial, { recursive: true });
@@ -87,7 +91,7 @@ async function make(parts: { directory: string; file: string; bytes: number; fai
 async function templateOf(directory: string, bytes: number, fail: Fail): Promise<string> {
   const template = join(directory, `${bytes}.img`);
   if ((await stat(template).catch(() => null)) !== null) return template;
-  const content = join(directory, `.content-${randomBytes(6).toString('hex')}`);
+  const content = join(directory, `${PART}${randomBytes(6).toString('hex')}`);
   const part = `${content}.img`;
   try {
     for (const name of [FRESH, 'work', ...WRITABLE]) {
@@ -99,11 +103,31 @@ async function templateOf(directory: string, bytes: number, fail: Fail): Promise
     await run(['mke2fs', ...FORMAT.split(' '), '-d', content, part], { timeout_ms: MAKE_MS_MAX });
     await fail('sandbox.disk_formatted');
     await rename(part, template);
+    await forgetOldest(directory, template);
   } finally {
     await rm(content, { recursive: true, force: true });
     await rm(part, { force: true });
   }
   return template;
+}
+
+/** Sizes are anybody's choice, and each template takes some megabytes. */
+async function forgetOldest(directory: string, but: string): Promise<void> {
+  const names = (await readdir(directory)).filter((name) => /^\d+\.img$/.test(name));
+  const found = await Promise.all(
+    names.map(async (name) => {
+      const path = join(directory, name);
+      return { path, made_ms: (await stat(path).catch(() => null))?.mtimeMs ?? 0 };
+    }),
+  );
+  const others = found.filter(({ path }) => path !== but).sort((a, b) => b.made_ms - a.made_ms);
+  for (const { path } of others.slice(TEMPLATES_MAX - 1)) await rm(path, { force: true });
+}
+
+/** What a template was being made of when the server was killed. */
+async function sweepParts(directory: string): Promise<void> {
+  const parts = (await readdir(directory)).filter((name) => name.startsWith(PART));
+  for (const part of parts) await rm(join(directory, part), { recursive: true, force: true });
 }
 
 /** So that `df` says what was asked for. */

@@ -42,14 +42,14 @@ export const WRITABLE = ['workspace', 'home', 'upper'];
  * each keep blocks of their own, and ruin the file. As a device that goes in between may come back as another's, the
  * name within is read. `noinit_itable`: a new file's zeroes need not be written, and would fill 3 % of it. `nobarrier`:
  * what an agent syncs goes to the host's memory, as no agent shall make the others wait for the host's disk.
- * Every fork here is a millisecond or more of each wake.
+ * Every fork here is a millisecond or more of each wake. `OLDPWD` would show the host's path in the environment of pid 1.
  */
 const MOUNT_DISK = `
 mount -n -t ext4 -o loop,nosuid,nodev,noinit_itable,nobarrier,errors=remount-ro "$1" "$2" || exit 125
 cd "$2" || exit 125
 if [ "$5" = ${FRESH} ]; then chown "$4:$4" ${WRITABLE.join(' ')} && mv ${FRESH} "$3" || exit 125; fi
 [ -d "$3" ] || { echo "another's disk" >&2; exit 125; }
-cd / && shift 5 && exec "$@"`;
+cd / && unset OLDPWD && shift 5 && exec "$@"`;
 
 /** What is above hides what is below, also by saying that it is deleted. */
 const MOUNT_OVERLAY = `
@@ -64,7 +64,7 @@ while [ "$1" != -- ]; do
   if [ -L "$at" ] || { [ -e "$at" ] && [ ! -f "$at" ]; }; then rm -rf -- "$at" || exit 125; fi
 done; shift
 mount -n -t overlay overlay -o "$options" "$merged" || exit 125
-cd / && exec "$@"`;
+cd / && unset OLDPWD && exec "$@"`;
 
 /** The beginning of a command line that mounts. Slave, so that nothing shows on the host, and what the host unmounts goes. */
 export function mountingFirst({ disk, overlay }: Mounts): string[] {

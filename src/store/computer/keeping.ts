@@ -18,7 +18,7 @@ export async function readKeeping(db: Db, org: string, ids: string[]): Promise<M
     .selectFrom('computer')
     .select(['id', 'idle_timeout_s', 'metadata', 'preview_digest'])
     .where('org', '=', org)
-    .where('id', 'in', ids)
+    .where((where) => where('id', '=', where.fn.any(where.val(ids))))
     .execute();
   return new Map(rows.map(({ id, ...keeping }) => [id, keeping as Keeping]));
 }
@@ -46,7 +46,7 @@ export async function readIdleTimeouts(db: Db, ids: string[]): Promise<IdleRow[]
   return await db
     .selectFrom('computer')
     .select(['id', 'session_id', 'idle_timeout_s'])
-    .where('id', 'in', ids)
+    .where((where) => where('id', '=', where.fn.any(where.val(ids))))
     .where((where) => where.or([where('idle_timeout_s', '>', 0), where('session_id', 'is not', null)]))
     .execute();
 }

@@ -145,7 +145,8 @@ export function planned(pglite: PGlite, checkpoint: () => Promise<unknown>): Pla
       close: () => pglite.close(),
       transaction: (act) => pglite.transaction(act),
       query: async <Row>(text: string, values: unknown[] = [], options?: PGliteQueryOptions) => {
-        if (plans.size >= PLANS_MAX) return await pglite.query<Row>(text, values, options);
+        if (plans.size >= PLANS_MAX && !plans.has(text))
+          return await pglite.query<Row>(text, values, options);
         return ((await execute(text, values, encode)) ?? NOTHING) as PGliteQueryResults<Row>;
       },
     },

@@ -1,6 +1,5 @@
 /** Commands over `/v1`, answered whole and streamed: what comes back, what ends them, and what keeps a long answer alive. */
 import http from 'node:http';
-import { once } from 'node:events';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startComputerServer } from '../../helpers/computers.ts';
 import { makeKey, type Answer, type Json, type TestServer } from '../../helpers/http.ts';
@@ -167,7 +166,7 @@ async function hangUp(route: string): Promise<void> {
   );
   await eventually(async () => (await exec('rm begun')).json['exit_code'] === (0 as never));
   request.destroy();
-  await once(request, 'close');
+  await new Promise((resolve) => request.once('close', resolve));
 }
 
 describe('whoever leaves', () => {
