@@ -51,7 +51,12 @@ describe.each(GROUNDS)('secrets on %s', { timeout: 120_000 }, (kind) => {
 
   function settings(): Record<string, string> {
     return {
-      ...{ OVERWINTER_SANDBOX: 'bwrap', OVERWINTER_LOG_LEVEL: 'debug', OVERWINTER_OUTPUT_BYTES: '1000000' },
+      ...{
+        OVERWINTER_SANDBOX: 'bwrap',
+        OVERWINTER_COMPUTER_DISK_MB: '512',
+        OVERWINTER_LOG_LEVEL: 'debug',
+        OVERWINTER_OUTPUT_BYTES: '1000000',
+      },
       ...{
         OVERWINTER_WEBHOOK_ALLOW: '127.0.0.0/8',
         OVERWINTER_WEBHOOK_DELAYS: '0',
