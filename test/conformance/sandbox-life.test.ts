@@ -71,7 +71,10 @@ describe('sleep', () => {
     await own.setTimeout(1);
     await eventually(async () => !(await own.isRunning()));
     await own.wake({ timeout: 0 });
-    await new Promise((resolve) => setTimeout(resolve, 2500));
+    // One that was woken later, with the time that this one had, sleeps before it is looked at.
+    const witness = await create({ timeout: 1 });
+    await eventually(async () => !(await witness.isRunning()));
+    await witness.kill();
     expect(await own.isRunning()).toBe(true);
     await own.kill();
   });

@@ -86,8 +86,9 @@ describe("a session's computer", () => {
     expect(await sandbox.files.read('/workspace/note')).toBe('one\n');
     const shown: string[] = [];
     const pty = await sandbox.pty.create({ onOutput: (data) => shown.push(Buffer.from(data).toString()) });
-    await eventually(async () => {
-      await new Promise((resolve) => setTimeout(resolve, 100));
+    // Its prompt says that it is connected.
+    await eventually(() => shown.length > 0);
+    await eventually(() => {
       pty.send('cat /workspace/note; pgrep -c sleep\n');
       return shown.join('').includes('one');
     });

@@ -167,10 +167,12 @@ describe('exec', () => {
   });
 
   it('kills with the signal that is asked for', async () => {
+    let said = '';
     const trapping = await sandbox.exec.start('bash', {
       args: ['-c', 'trap "echo caught; exit 7" TERM; echo ready; while :; do sleep 0.05; done'],
+      onStdout: (data) => (said += Buffer.from(data).toString()),
     });
-    await new Promise((resolve) => setTimeout(resolve, 300));
+    await eventually(() => said.includes('ready'));
     await trapping.kill(15);
     expect(await trapping.done).toBe(7);
     const plain = await sandbox.exec.start('sleep', { args: ['100'] });
@@ -210,8 +212,7 @@ describe('a shell', () => {
     await expect(shell.run('true')).rejects.toThrow(ShellBusyError);
     await busy;
     const again = await sandbox.exec.reattachShell(shell.sessionId);
-    await new Promise((resolve) => setTimeout(resolve, 200));
-    expect((await again.run('echo $WHO')).stdout).toBe('me\n');
+    await eventually(async () => (await again.run('echo $WHO')).stdout === 'me\n');
     await shell.close();
     await expect(shell.run('true')).rejects.toThrow(ShellClosedError);
   });
@@ -252,7 +253,7 @@ describe('files', () => {
       url.replace(/signature=.{20}/, 'signature=AAAAAAAAAAAAAAAAAAAA'),
       await sandbox.downloadUrl('/home/agent/shared', { expiresIn: 1 }),
     ];
-    await new Promise((resolve) => setTimeout(resolve, 1200));
+    await eventually(async () => (await fetch(wrong.at(-1)!)).status === 403);
     for (const one of wrong) expect((await fetch(one)).status, one).toBe(403);
     expect((await fetch(url, { method: 'PUT', body: 'x' })).status).toBe(404);
   });
