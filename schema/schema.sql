@@ -158,6 +158,46 @@ CREATE INDEX delivery_open ON delivery USING btree (destination_id) WHERE (statu
 CREATE INDEX delivery_sending ON delivery USING btree (node) WHERE (node IS NOT NULL);
 grant delete, insert, select, update on delivery to overwinter_runtime;
 
+create table deployment (
+  id text not null,
+  org text not null,
+  project_id text not null,
+  name text not null,
+  description text not null default ''::text,
+  machine text not null,
+  wanted text not null default 'running'::text,
+  asked bigint not null default 1,
+  done bigint not null default 0,
+  releases integer not null default 0,
+  serving text,
+  broken boolean not null default false,
+  last_error text,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  updated_at timestamp with time zone not null default clock_timestamp(),
+  deployed_at timestamp with time zone,
+  constraint deployment_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint deployment_org_name_key UNIQUE (org, name),
+  constraint deployment_pkey PRIMARY KEY (id),
+  constraint deployment_project_id_fkey FOREIGN KEY (project_id) REFERENCES project(id),
+  constraint deployment_wanted_check CHECK ((wanted = ANY (ARRAY['running'::text, 'stopped'::text, 'deleted'::text])))
+);
+CREATE INDEX deployment_list ON deployment USING btree (org, id DESC);
+CREATE INDEX deployment_machine ON deployment USING btree (machine);
+grant delete, insert, select, update on deployment to overwinter_runtime;
+
+create table deployment_log (
+  deployment_id text not null,
+  seq bigint not null,
+  release integer not null,
+  phase text not null,
+  stream text not null,
+  text text not null,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  constraint deployment_log_deployment_id_fkey FOREIGN KEY (deployment_id) REFERENCES deployment(id),
+  constraint deployment_log_pkey PRIMARY KEY (deployment_id, seq)
+);
+grant delete, insert, select, update on deployment_log to overwinter_runtime;
+
 create table destination (
   id text not null,
   org text not null,
@@ -264,6 +304,19 @@ create table org (
 );
 grant delete, insert, select, update on org to overwinter_runtime;
 
+create table project (
+  id text not null,
+  org text not null,
+  name text not null,
+  is_default boolean not null default false,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  constraint project_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint project_org_name_key UNIQUE (org, name),
+  constraint project_pkey PRIMARY KEY (id)
+);
+CREATE UNIQUE INDEX project_default ON project USING btree (org) WHERE is_default;
+grant delete, insert, select, update on project to overwinter_runtime;
+
 create table published_port (
   id text not null,
   org text not null,
@@ -278,6 +331,38 @@ create table published_port (
   constraint published_port_pkey PRIMARY KEY (id)
 );
 grant delete, insert, select, update on published_port to overwinter_runtime;
+
+create table release (
+  id text not null,
+  org text not null,
+  machine text not null,
+  deployment_id text,
+  number integer,
+  status text not null default 'receiving'::text,
+  settings json not null default '{}'::json,
+  env_names text[] not null default '{}'::text[],
+  attempts integer not null default 0,
+  computer_id text,
+  port integer,
+  created_at timestamp with time zone not null default clock_timestamp(),
+  constraint release_deployment_id_fkey FOREIGN KEY (deployment_id) REFERENCES deployment(id),
+  constraint release_deployment_id_number_key UNIQUE (deployment_id, number),
+  constraint release_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint release_pkey PRIMARY KEY (id),
+  constraint release_status_check CHECK ((status = ANY (ARRAY['receiving'::text, 'enqueued'::text, 'building'::text, 'ready'::text, 'failed'::text, 'retired'::text])))
+);
+CREATE INDEX release_received ON release USING btree (machine) WHERE (status = 'receiving'::text);
+grant delete, insert, select, update on release to overwinter_runtime;
+
+create table release_env (
+  id text not null,
+  org text not null,
+  sealed text not null,
+  constraint release_env_id_fkey FOREIGN KEY (id) REFERENCES release(id),
+  constraint release_env_org_fkey FOREIGN KEY (org) REFERENCES org(id),
+  constraint release_env_pkey PRIMARY KEY (id)
+);
+grant delete, insert, select, update on release_env to overwinter_runtime;
 
 create table revision (
   id text not null,

@@ -5,6 +5,7 @@
 import fs from 'node:fs';
 import { z } from 'zod';
 import type { Computers } from '../src/engine/computers/computers.ts';
+import type { Deployments } from '../src/engine/deployments/deployments.ts';
 import type { Runtime } from '../src/engine/runtime.ts';
 import { createApp, describe } from '../src/http/app.ts';
 import { COMPUTER_EVENTS } from '../src/resource/computer/event.ts';
@@ -57,7 +58,13 @@ function openApi(): object {
   };
   const signal = new AbortController().signal;
   return describe(
-    createApp({} as Runtime, { signal, version, capabilities: {}, computers: {} as Computers }),
+    createApp({} as Runtime, {
+      signal,
+      version,
+      capabilities: {},
+      computers: {} as Computers,
+      deployments: {} as Deployments,
+    }),
     version,
   );
 }

@@ -201,6 +201,12 @@ export const SETTINGS = {
     "how much of a command's output the Computers API answers with, each of stdout and stderr",
     'MiB',
   ),
+  OVERWINTER_BUNDLE_MB: setting(
+    integer(1, 4096),
+    '100',
+    'how large the archive of a deployment may be; unpacked it may have 1 GiB',
+    'MiB',
+  ),
   OVERWINTER_AUTO_RESUME: setting(
     z.enum(['0', '1'], 'must be 0 or 1').transform((value) => value === '1'),
     '0',

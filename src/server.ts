@@ -13,6 +13,7 @@ import { openDrivers } from './drivers.ts';
 import { createComputers } from './engine/computers/computers.ts';
 import { startIdleSleep } from './engine/computers/idle.ts';
 import { startReaper } from './engine/computers/reap.ts';
+import { createDeployments } from './engine/deployments/deployments.ts';
 import { startDeliverer } from './engine/deliver.ts';
 import { createDeltas } from './engine/deltas.ts';
 import { startHeartbeat } from './engine/heartbeat.ts';
@@ -130,6 +131,7 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
   const { database, log, follow } = runtime;
   const draining = new AbortController();
   const computers = createComputers(runtime, draining.signal);
+  const deployments = createDeployments(runtime, computers, draining.signal);
   const auto_resume = config.OVERWINTER_AUTO_RESUME;
   let own_port = config.OVERWINTER_PORT;
   const ports_url = (): string => config.OVERWINTER_PORTS_URL ?? `http://*.localhost:${own_port}`;
@@ -137,7 +139,7 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
     ...{ url: ports_url, auto_resume, signal: draining.signal },
   });
   const app = createApp(runtime, {
-    ...{ signal: draining.signal, version, capabilities, computers },
+    ...{ signal: draining.signal, version, capabilities, computers, deployments },
     auto_resume,
     ports_url,
     public_url: config.OVERWINTER_PUBLIC_URL,
@@ -148,6 +150,7 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
   own_port = (server.address() as AddressInfo).port;
   const reaper = startReaper(runtime, computers);
   const idle_sleep = startIdleSleep(runtime, computers);
+  deployments.begin();
   const worker = startWorker(runtime, computers);
   const deliverer = startDeliverer(runtime, () => performance.now());
   const hints = createHints(database, runtime.node, (stream, head) => {
@@ -166,6 +169,7 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
       () => worker.stop(),
       () => reaper.stop(),
       () => idle_sleep.stop(),
+      () => deployments.close(),
       () => deliverer.stop(),
       () => runtime.poster.close(),
       () => Promise.all([...runtime.drivers.values()].map((driver) => driver.close())),

@@ -58,5 +58,6 @@ export function settingsOf(config: Config): Settings {
       exec_output_bytes_max: config.OVERWINTER_EXEC_OUTPUT_MB * MIB,
       processes_max: config.OVERWINTER_COMPUTER_PROCESSES,
     },
+    deployments: { bundle_bytes_max: config.OVERWINTER_BUNDLE_MB * MIB },
   };
 }

@@ -10,7 +10,9 @@ import { functionsOf, importsOf, parseSource, ROOT, sourceFiles, type SourceFile
 
 const FLOORS = new Map([
   ...['session', 'resource'].map((folder) => [folder, 0] as const),
-  ...['store', 'model', 'sandbox', 'tool', 'secret', 'blob', 'net'].map((folder) => [folder, 1] as const),
+  ...['store', 'model', 'sandbox', 'tool', 'secret', 'blob', 'net', 'bundle'].map(
+    (folder) => [folder, 1] as const,
+  ),
   ['engine', 2],
   ...['http', 'client'].map((folder) => [folder, 3] as const),
   ...['cli', 'dashboard'].map((folder) => [folder, 4] as const),

@@ -71,6 +71,10 @@ export type Settings = {
     exec_output_bytes_max: number;
     processes_max: number;
   };
+  deployments: {
+    /** Of one upload. */
+    bundle_bytes_max: number;
+  };
   webhooks: DeliveryRules & {
     /** Requests of this node under way at once. */
     at_once_max: number;

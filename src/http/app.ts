@@ -2,6 +2,7 @@
 import type { Computers } from '../engine/computers/computers.ts';
 import { createExecSessions } from '../engine/computers/exec/sessions.ts';
 import { createTerminals, type Terminals } from '../engine/computers/terminals.ts';
+import type { Deployments } from '../engine/deployments/deployments.ts';
 import type { Runtime } from '../engine/runtime.ts';
 import { createApi, type Api } from './api.ts';
 import { api } from './api/app.ts';
@@ -20,7 +21,7 @@ import {
   type StreamLimit,
 } from './rate-limit.ts';
 import { mountReference } from './reference.ts';
-import { portUrl } from './published/published.ts';
+import { deploymentUrl, portUrl } from './published/published.ts';
 import { requestId } from './request-id.ts';
 import { createRevocations, type Revocations } from './revocations.ts';
 import { mountAgents } from './v3/agents.ts';
@@ -41,6 +42,7 @@ import { jsonText } from './wire.ts';
 
 export type AppOptions = {
   computers: Computers;
+  deployments: Deployments;
   /** Whether a command on `/v1` starts a stopped computer without being told to. */
   auto_resume?: boolean;
   /** The URL of published ports, with a star where the name of each goes. */
@@ -113,6 +115,9 @@ const TITLES: Record<string, string> = {
   'post /v1/computers/{computer_id}/retry-restore': 'Retry the restore of a computer',
   'post /v1/computers/{computer_id}/display': 'Watch a computer',
   'post /v1/computers/{computer_id}/browser': 'Control the browser of a computer',
+  'post /v1/deploy/agent': 'Deploy an app',
+  'post /v1/deploy/agents/run': 'Ask the agent of a deployment',
+  'get /v1/deploy/apps/{app_name}/status': 'Read the status of an app',
   ...SANDBOX_TITLES,
 };
 
@@ -160,11 +165,18 @@ function shareOf(runtime: Runtime, { limits = NO_LIMITS, computers, signal }: Ap
 }
 
 function v1Of(runtime: Runtime, options: AppOptions, { rate, revocations, enter, terminals }: Shared): Api {
-  const { signal, computers, keepalive_ms = COMMAND_KEEPALIVE_MS, stall_ms = STALL_MS } = options;
+  const {
+    signal,
+    computers,
+    deployments,
+    keepalive_ms = COMMAND_KEEPALIVE_MS,
+    stall_ms = STALL_MS,
+  } = options;
   const { auto_resume = false, ports_url = localPorts, public_url } = options;
   const port_url = (id: string): string => portUrl(ports_url(), id);
+  const deployment_url = (id: string): string => deploymentUrl(ports_url(), id);
   return v1(createAdmit(runtime, rate, V1_BODY_BYTES_MAX), {
-    ...{ runtime, computers, terminals, auto_resume, port_url, public_url },
+    ...{ runtime, computers, deployments, terminals, auto_resume, port_url, deployment_url, public_url },
     streams: { signal, revocations, keepalive_ms, stall_ms, enter },
   });
 }

@@ -35,3 +35,20 @@ export async function findCreated(
     param,
   );
 }
+
+/** What an earlier create with this key made, whatever its body was. */
+export async function findMade(
+  db: Db,
+  org: string,
+  route: CreateKey['route'],
+  key: string,
+): Promise<string | undefined> {
+  const row = await db
+    .selectFrom('idempotency')
+    .select('resource')
+    .where('org', '=', org)
+    .where('route', '=', route)
+    .where('key', '=', key)
+    .executeTakeFirst();
+  return row?.resource;
+}

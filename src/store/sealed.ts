@@ -3,7 +3,7 @@ import { sql } from 'kysely';
 import type { Db } from './ground/tables.ts';
 
 /** Every table with a sealed value: its columns `id`, `org` and `sealed`. */
-export const SEALED_TABLES = ['credential', 'destination_secret', 'computer_env'] as const;
+export const SEALED_TABLES = ['credential', 'destination_secret', 'computer_env', 'release_env'] as const;
 export type SealedTable = (typeof SEALED_TABLES)[number];
 
 export type SealedRow = { id: string; org: string; sealed: string };

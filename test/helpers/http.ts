@@ -6,6 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { createComputers, type Computers } from '../../src/engine/computers/computers.ts';
 import { createApp, type AppOptions } from '../../src/http/app.ts';
 import { createListener, type Bounds } from '../../src/http/listener.ts';
+import { createDeployments } from '../../src/engine/deployments/deployments.ts';
 import type { Runtime } from '../../src/engine/runtime.ts';
 import { makeApiKey, makeClientToken } from '../../src/secret/key.ts';
 import { insertApiKey, type NewApiKey } from '../../src/store/api-keys.ts';
@@ -56,8 +57,9 @@ export async function startServer(
   const { runtime, close } = await testRuntime(overrides, on);
   const stopping = new AbortController();
   const computers = createComputers(runtime);
+  const deployments = createDeployments(runtime, computers, stopping.signal);
   const app = createApp(runtime, {
-    ...{ signal: stopping.signal, version: '0.0.0', capabilities: {}, computers },
+    ...{ signal: stopping.signal, version: '0.0.0', capabilities: {}, computers, deployments },
     ...options,
   });
   const server = createListener(app, runtime.newId, options.bounds);
@@ -72,6 +74,7 @@ export async function startServer(
       server.closeAllConnections();
       server.close();
       await once(server, 'close');
+      await deployments.close();
       await close();
     },
   };

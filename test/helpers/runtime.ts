@@ -140,6 +140,7 @@ const SETTINGS: Runtime['settings'] = {
     ...{ template_id: 'scratch', template_version: '1', network_policy: { mode: 'off' } },
   },
   computers: { exec_output_bytes_max: 2 ** 20, processes_max: 64 },
+  deployments: { bundle_bytes_max: 8 * 1024 * 1024 },
 };
 
 const INERT_DRIVER: Driver = {

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createApp, describe as describeApp } from '../../src/http/app.ts';
 import { POWERS, type Power } from '../../src/http/authorize.ts';
 import type { Computers } from '../../src/engine/computers/computers.ts';
+import type { Deployments } from '../../src/engine/deployments/deployments.ts';
 import type { Runtime } from '../../src/engine/runtime.ts';
 import type { KeyScope } from '../../src/resource/api-key.ts';
 import type { Scope } from '../../src/store/client-tokens.ts';
@@ -30,6 +31,7 @@ const document = describeApp(
     version: '0',
     capabilities: {},
     computers: {} as Computers,
+    deployments: {} as Deployments,
   }),
   '0',
 ) as { paths: Record<string, Record<string, Operation>> };

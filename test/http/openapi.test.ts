@@ -5,6 +5,7 @@ import path from 'node:path';
 import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import type { Computers } from '../../src/engine/computers/computers.ts';
+import type { Deployments } from '../../src/engine/deployments/deployments.ts';
 import type { Runtime } from '../../src/engine/runtime.ts';
 import { createApp, describe as describeApp } from '../../src/http/app.ts';
 
@@ -28,6 +29,7 @@ const app = createApp({} as Runtime, {
   version: '1.2.3',
   capabilities: {},
   computers: {} as Computers,
+  deployments: {} as Deployments,
 });
 const document = JSON.parse(JSON.stringify(describeApp(app, '1.2.3'))) as Document;
 const operations = Object.entries(document.paths).flatMap(([name, methods]) =>

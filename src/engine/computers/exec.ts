@@ -11,7 +11,7 @@ export type CommandRequest = {
   script: string;
   timeout_ms: number;
   /** Who asked, as the history shows it. */
-  source: 'api' | 'agent' | 'visit';
+  source: 'api' | 'agent' | 'visit' | 'deployment';
   cwd?: string;
   env?: Record<string, string>;
   stdin?: AsyncIterable<Uint8Array> | Uint8Array;
@@ -39,6 +39,8 @@ export type RunningCommand = {
 };
 
 export const HOME = '/home/agent';
+/** Drivers set no timer for it. */
+export const NO_LIMIT_MS = 2 ** 31;
 const EXIT_TIMEOUT = 124;
 const EXIT_KILLED = 137;
 
@@ -55,7 +57,14 @@ export async function runCommand(
   const { id = runtime.newId('command') } = request;
   const started_at = new Date(Math.round(runtime.now()));
   const noteEnd = computers.history.begin(org, {
-    ...{ id, computer_id: computer.id, source, node: runtime.machine, timeout_ms, started_at },
+    ...{
+      id,
+      computer_id: computer.id,
+      source,
+      node: runtime.machine,
+      timeout_ms: Math.min(timeout_ms, NO_LIMIT_MS - 1),
+      started_at,
+    },
   });
   const execution = handle.exec({
     ...{ script, timeout_ms, cwd },

@@ -34,7 +34,7 @@ export type CreateComputer = {
 };
 
 /** What is no part of the computer itself; of these a repeated create is not asked. */
-export type Besides = Pick<Making, 'keeping' | 'env'>;
+export type Besides = Pick<Making, 'keeping' | 'env' | 'named_after'>;
 
 /**
  * Makes a computer and starts it; resolves when it runs, or when its start has failed and its state says why.

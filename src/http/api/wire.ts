@@ -1,7 +1,7 @@
 /** Sandboxes as they go over the wire (contract §17): computers, in the words of OpenComputer's clients. */
 import { z } from '@hono/zod-openapi';
 import type { ComputerState, ComputerStatus } from '../../resource/computer/life.ts';
-import { RANGES } from '../../resource/computer/spec.ts';
+import { RANGES, Variables as ComputerVariables } from '../../resource/computer/spec.ts';
 import type { Keeping } from '../../store/computer/keeping.ts';
 import { text } from '../api.ts';
 import { Time } from '../wire.ts';
@@ -72,20 +72,13 @@ export function renderSandbox(
   };
 }
 
-const VARIABLES_MAX = 64;
-const VALUE_CHARACTERS_MAX = 32_768;
-
-/** Variables of commands. What they hold is said in no message. */
 export const Variables = z
-  .record(
-    z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,127}$/, 'must be a name that a shell can assign'),
-    z
-      .string()
-      .max(VALUE_CHARACTERS_MAX)
-      .refine((value) => !value.includes('\0'), 'must hold no NUL'),
-  )
-  .refine((variables) => Object.keys(variables).length <= VARIABLES_MAX, `must be ${VARIABLES_MAX} at most`)
-  .openapi({ type: 'object', additionalProperties: { type: 'string' }, example: { LANG: 'C.UTF-8' } });
+  .lazy(() => ComputerVariables)
+  .openapi({
+    type: 'object',
+    additionalProperties: { type: 'string' },
+    example: { LANG: 'C.UTF-8' },
+  });
 
 /** A year. */
 const TIMEOUT_S_MAX = 31_536_000;

@@ -1,6 +1,7 @@
 /**
- * Programs in computers under URLs of their own: `p-<id>.<domain>` and `<computer>-p<port>.<domain>` lead to one published port. Invariant: such a request never reaches
- * the API, whatever it asks for; the name alone decides.
+ * Programs in computers under URLs of their own: `p-<id>.<domain>` and `<computer>-p<port>.<domain>` lead to one published port,
+ * `d-<id>.<domain>` to that of the release that serves. Invariant: such a request never reaches the API, whatever it asks for; the name
+ * alone decides.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Computers } from '../../engine/computers/computers.ts';
@@ -42,8 +43,8 @@ const VISITS_MAX = 64;
 const FIRST_BYTE_MS = 60_000;
 const NO_SUCH_PORT = 'No port of a computer is published here.';
 const NO_TOKEN = 'A token is needed here: Authorization: Bearer <token>, or X-OC-Preview-Token.';
-/** Of a port by its own name, and by its computer's. */
-const LABEL = /^(?:p-[^.]*|cmp[_-][0-9a-f]{24}-p\d{1,5})$/;
+/** Of a port by its own name, by its deployment's, and by its computer's. */
+const LABEL = /^(?:p-[^.]*|d-[0-9a-f]{24}|cmp[_-][0-9a-f]{24}-p\d{1,5})$/;
 
 /**
  * @param template a URL whose host begins with `*.`, as the setting has it.
@@ -51,6 +52,11 @@ const LABEL = /^(?:p-[^.]*|cmp[_-][0-9a-f]{24}-p\d{1,5})$/;
  */
 export function portUrl(template: string, id: string): string {
   return template.replace('*', `p-${id.slice('cpp_'.length)}`).replace(/\/$/, '');
+}
+
+/** @param id `dep_…` */
+export function deploymentUrl(template: string, id: string): string {
+  return template.replace('*', `d-${id.slice('dep_'.length)}`).replace(/\/$/, '');
 }
 
 export function createPublishedPorts(
@@ -109,6 +115,8 @@ function portOf(incoming: IncomingMessage, domain: string): PortName | undefined
   const label = labelOf(incoming, domain) ?? '';
   const hex = /^p-([0-9a-f]{24})$/.exec(label)?.[1];
   if (hex !== undefined) return { id: `cpp_${hex}` };
+  const deployment = /^d-([0-9a-f]{24})$/.exec(label)?.[1];
+  if (deployment !== undefined) return { deployment_id: `dep_${deployment}` };
   const [, computer, port] = /^cmp[_-]([0-9a-f]{24})-p(\d{1,5})$/.exec(label) ?? [];
   return computer === undefined ? undefined : { computer_id: `cmp_${computer}`, port: Number(port) };
 }

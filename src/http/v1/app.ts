@@ -6,6 +6,7 @@ import { OpenAPIHono } from '@hono/zod-openapi';
 import { getPath } from 'hono/utils/url';
 import type { Computers } from '../../engine/computers/computers.ts';
 import type { Terminals } from '../../engine/computers/terminals.ts';
+import type { Deployments } from '../../engine/deployments/deployments.ts';
 import type { Runtime } from '../../engine/runtime.ts';
 import type { Api, Env } from '../api.ts';
 import type { Admit } from '../auth.ts';
@@ -13,11 +14,14 @@ import { noRoute } from '../error.ts';
 import type { StreamLimit } from '../rate-limit.ts';
 import type { StreamOptions } from '../sse.ts';
 import { mountComputers } from './computers.ts';
+import { mountDeploymentLogs } from './deploy/logs.ts';
+import { mountDeployments } from './deploy/deployments.ts';
 import { refuseUnfit, renderDetail } from './error.ts';
 import { mountExec } from './exec.ts';
 import { mountFiles } from './files.ts';
 import { mountHistory } from './history.ts';
 import { open, type Open } from './open.ts';
+import { mountProjects } from './deploy/projects.ts';
 import { mountPublishedPorts } from './published-ports.ts';
 import { mountTerminals } from './terminals.ts';
 import { mountSnapshots } from './snapshots.ts';
@@ -36,6 +40,9 @@ export type Ground = {
   auto_resume: boolean;
   /** What clients reach this server by; undefined = by the name that they asked for. */
   public_url: string | undefined;
+  deployments: Deployments;
+  /** Where visitors reach the release of a deployment that serves. */
+  deployment_url: (deployment_id: string) => string;
   /** Where visitors reach a published port. */
   port_url: (published_port_id: string) => string;
   streams: StreamOptions & { enter: StreamLimit };
@@ -55,6 +62,9 @@ export function v1(admit: Admit, parts: Omit<Ground, 'open' | 'upload'>): Api {
   mountPublishedPorts(api, ground);
   mountTerminals(api, ground, admit);
   mountUnserved(api, ground);
+  mountProjects(api, ground);
+  mountDeployments(api, ground);
+  mountDeploymentLogs(api, ground);
   api.all('*', () => {
     throw noRoute();
   });

@@ -93,7 +93,8 @@ function* texts(decoder: StringDecoder, data: Uint8Array): Generator<string> {
   }
 }
 
-function keepAlive(response: ServerResponse, sign: string, keepalive_ms: number): () => void {
+/** Until the function that comes back is called. */
+export function keepAlive(response: ServerResponse, sign: string, keepalive_ms: number): () => void {
   const timer = setInterval(() => {
     if (!response.writableNeedDrain && !response.writableEnded) response.write(sign);
   }, keepalive_ms);

@@ -29,7 +29,7 @@ export type ExecSpec = {
   env?: Record<string, string>;
   /** Fed to the script's standard input, which then ends. Without it standard input is empty. A stream is read no faster than the script does. */
   stdin?: Uint8Array | AsyncIterable<Uint8Array>;
-  /** After this the script's process group is killed. */
+  /** After this the script's process group is killed; beyond 2^31 - 1 there is no limit. */
   timeout_ms: number;
   /** Aborting kills the process group; `exit` settles all the same. */
   signal?: AbortSignal;

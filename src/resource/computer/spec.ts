@@ -32,6 +32,20 @@ export const RANGES = {
   disk_size_mb: { min: 512, max: 51_200 },
 } as const;
 
+const VARIABLES_MAX = 256;
+const VALUE_CHARACTERS_MAX = 32_768;
+
+/** Variables of commands. What they hold is said in no message. */
+export const Variables = z
+  .record(
+    z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,127}$/, 'must be a name that a shell can assign'),
+    z
+      .string()
+      .max(VALUE_CHARACTERS_MAX)
+      .refine((value) => !value.includes('\0'), 'must hold no NUL'),
+  )
+  .refine((variables) => Object.keys(variables).length <= VARIABLES_MAX, `must be ${VARIABLES_MAX} at most`);
+
 export const ComputerSpec = z.object({
   vcpus: z.number(),
   ram_mb: z.int(),

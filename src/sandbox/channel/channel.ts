@@ -29,6 +29,7 @@ import { openTerminal } from './terminal.ts';
 /** An exec that does not end this long after it was told to costs the computer its life. */
 const KILL_GRACE_MS = 2000;
 const LINGERING_PIPES_MAX = 256;
+/** A longer timer fires at once: what may take longer has none. */
 const TIMER_MS_MAX = 2_147_483_647;
 
 export type Inside = {
@@ -191,7 +192,8 @@ function watchEnding(line: Line & { spec: ExecSpec }, own: Pending): Ending {
     grace = setTimeout(giveUp, KILL_GRACE_MS, inside.held());
   };
   const abort = (): void => end('aborted');
-  const timer = setTimeout(() => end('timeout'), Math.min(spec.timeout_ms, TIMER_MS_MAX));
+  const is_limited = spec.timeout_ms <= TIMER_MS_MAX;
+  const timer = is_limited ? setTimeout(() => end('timeout'), spec.timeout_ms) : undefined;
   spec.signal?.addEventListener('abort', abort);
   if (spec.signal?.aborted === true) abort();
   return {

@@ -40,6 +40,7 @@ const KILL_GRACE_MS = 20_000;
 const START_MS_MAX = 30_000;
 /** What a script wrote before it was killed and nobody has read by then is dropped. */
 const DRAIN_MS_MAX = 2000;
+/** A longer timer fires at once: what may take longer has none. */
 const TIMER_MS_MAX = 2_147_483_647;
 const ATTEMPTS_MAX = 8;
 const WORKSPACE = '/workspace';
@@ -225,7 +226,7 @@ function watchEnding(running: Running): Ending {
     swept: swept.promise,
     begin() {
       clearTimeout(timer);
-      if (!over) timer = setTimeout(() => end('timeout'), Math.min(spec.timeout_ms, TIMER_MS_MAX));
+      if (!over && spec.timeout_ms <= TIMER_MS_MAX) timer = setTimeout(() => end('timeout'), spec.timeout_ms);
     },
     source: (given) => void (chunks = given),
     closeSource: () => void Promise.resolve(chunks?.return?.()).catch(() => {}),

@@ -55,6 +55,17 @@ export async function findPort(db: Db, which: PortName): Promise<Visited | undef
     .selectAll('published_port')
     .select('computer.preview_digest');
   if ('id' in which) return await query.where('published_port.id', '=', which.id).executeTakeFirst();
+  if ('deployment_id' in which)
+    return await query
+      .innerJoin('release', (join) =>
+        join
+          .onRef('release.computer_id', '=', 'published_port.computer_id')
+          .onRef('release.port', '=', 'published_port.port'),
+      )
+      .innerJoin('deployment', 'deployment.serving', 'release.id')
+      .where('deployment.id', '=', which.deployment_id)
+      .where('deployment.wanted', '=', 'running')
+      .executeTakeFirst();
   return await query
     .where('published_port.computer_id', '=', which.computer_id)
     .where('published_port.port', '=', which.port)
@@ -62,7 +73,7 @@ export async function findPort(db: Db, which: PortName): Promise<Visited | undef
 }
 
 /** As a host names it. */
-export type PortName = { id: string } | { computer_id: string; port: number };
+export type PortName = { id: string } | { computer_id: string; port: number } | { deployment_id: string };
 /** With the digest of the token that its visitors need. */
 export type Visited = PublishedPortRow & { preview_digest: Uint8Array | null };
 

@@ -226,6 +226,49 @@ export type Tables = {
     wakes: Generated<boolean>;
     start_command: string | null;
   };
+  project: { id: string; org: string; name: string; is_default: Generated<boolean>; created_at: Time };
+  deployment: {
+    id: string;
+    org: string;
+    project_id: string;
+    name: string;
+    description: Generated<string>;
+    machine: string;
+    wanted: Generated<string>;
+    asked: Generated<number>;
+    done: Generated<number>;
+    releases: Generated<number>;
+    serving: string | null;
+    broken: Generated<boolean>;
+    last_error: string | null;
+    created_at: Time;
+    updated_at: Time;
+    deployed_at: NullableTime;
+  };
+  release: {
+    id: string;
+    org: string;
+    machine: string;
+    deployment_id: string | null;
+    number: number | null;
+    status: Generated<string>;
+    settings: Json;
+    env_names: Generated<string[]>;
+    attempts: Generated<number>;
+    computer_id: string | null;
+    port: number | null;
+    created_at: Time;
+  };
+  release_env: { id: string; org: string; sealed: string };
+  deployment_log: {
+    deployment_id: string;
+    seq: Generated<number>;
+    release: number;
+    phase: string;
+    stream: string;
+    text: string;
+    created_at: Time;
+  };
 };
 
 export type Db = Kysely<Tables>;

@@ -1,0 +1,83 @@
+/** Zip archives as entries. The directory at the end of the archive is what counts, and what it says of sizes is checked while reading. */
+import { Readable } from 'node:stream';
+import { fromRandomAccessReaderPromise, RandomAccessReader, type Entry as ZipEntry } from 'yauzl';
+import { OverwinterError } from '../resource/error.ts';
+import { contentOf, shown, unusable, type Entry } from './entry.ts';
+
+/** Opens the archive at an offset; must not read on when the reader stops. */
+export type OpenAt = (start: number) => Promise<AsyncIterable<Uint8Array>>;
+
+/** @param size of the archive in bytes. */
+export async function* zipEntries(open: OpenAt, size: number): AsyncGenerator<Entry> {
+  try {
+    const zip = await fromRandomAccessReaderPromise(new Ranges(open), size, { strictFileNames: false });
+    for await (const entry of zip.eachEntry()) {
+      if (!entry.canDecodeFileData()) throw unusable('is encrypted, or compressed in an unknown way');
+      const found = entryOf(entry);
+      const has_content = found.type === 'file' || found.type === 'symlink';
+      const content = has_content ? await zip.openReadStreamPromise(entry) : Readable.from([]);
+      if (found.type !== 'symlink') yield { ...found, content: contentOf(content) };
+      else
+        yield { ...found, target: await textOf(content, entry.uncompressedSize), content: Readable.from([]) };
+    }
+  } catch (error) {
+    if (error instanceof OverwinterError) throw error;
+    throw unusable(`is no readable zip archive: ${shown(error instanceof Error ? error.message : '')}`);
+  }
+}
+
+class Ranges extends RandomAccessReader {
+  readonly open: OpenAt;
+
+  constructor(open: OpenAt) {
+    super();
+    this.open = open;
+  }
+
+  override _readStreamForRange(start: number, end: number): Readable {
+    return Readable.from(range(this.open, start, end), { objectMode: false });
+  }
+}
+
+async function* range(open: OpenAt, start: number, end: number): AsyncGenerator<Uint8Array> {
+  let left = end - start;
+  if (left <= 0) return;
+  for await (const chunk of await open(start)) {
+    yield chunk.length > left ? chunk.subarray(0, left) : chunk;
+    left -= chunk.length;
+    if (left <= 0) return;
+  }
+}
+
+const UNIX = 3;
+const KIND = 0o170000;
+const KINDS: Record<number, Entry['type']> = {
+  0o120000: 'symlink',
+  0o040000: 'directory',
+  0o100000: 'file',
+  0: 'file',
+};
+
+function entryOf({
+  fileName: name,
+  versionMadeBy,
+  externalFileAttributes,
+  uncompressedSize,
+}: ZipEntry): Entry {
+  // Archives of other systems know no kinds and no modes.
+  const mode = versionMadeBy >> 8 === UNIX ? externalFileAttributes >>> 16 : 0;
+  const type = name.endsWith('/') ? 'directory' : (KINDS[mode & KIND] ?? 'other');
+  return {
+    ...{ name, type, target: '', executable: (mode & 0o100) !== 0 },
+    ...{ size: type === 'file' ? uncompressedSize : 0, content: Readable.from([]) },
+  };
+}
+
+const TARGET_BYTES_MAX = 4096;
+
+async function textOf(content: AsyncIterable<Uint8Array>, size: number): Promise<string> {
+  if (size > TARGET_BYTES_MAX) throw unusable('has a link with an endless target');
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of content) chunks.push(chunk);
+  return Buffer.concat(chunks).toString();
+}
