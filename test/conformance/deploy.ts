@@ -29,7 +29,7 @@ export async function archive(files: Files): Promise<Uint8Array> {
 const BOUNDARY = 'c2f1a7d0e5b94f6f8c1d2e3f40516273';
 
 /** The form that the client sends: fields in this order, an empty text for what is not given. */
-function formOf(fields: Record<string, string>, bundle: Uint8Array): Buffer {
+export function formOf(fields: Record<string, string>, bundle: Uint8Array): Buffer {
   const parts = Object.entries(fields).map(
     ([name, value]) => `--${BOUNDARY}\r\nContent-Disposition: form-data; name="${name}"\r\n\r\n${value}\r\n`,
   );
@@ -37,7 +37,7 @@ function formOf(fields: Record<string, string>, bundle: Uint8Array): Buffer {
   return Buffer.concat([Buffer.from(parts.join('') + file), bundle, Buffer.from(`\r\n--${BOUNDARY}--\r\n`)]);
 }
 
-const FORM_TYPE = `multipart/form-data; boundary=${BOUNDARY}`;
+export const FORM_TYPE = `multipart/form-data; boundary=${BOUNDARY}`;
 
 export type Door = Pick<TestNode, 'url' | 'api_key'>;
 

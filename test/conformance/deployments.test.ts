@@ -50,7 +50,7 @@ describe('the calls of the client', () => {
     const [project] = (first.json as { data: { id: string; name: string }[] }).data;
     expect(project).toMatchObject({ name: 'default', is_default: true, slug: 'default' });
     await ask(node, 'POST /v1/projects', { name: 'My Project' });
-    const all = await ask(node, 'GET /v1/projects/?skip=0&limit=100');
+    const all = await ask(node, 'GET /v1/projects?skip=0&limit=100');
     expect((all.json as { data: { name: string }[] }).data.map(({ name }) => name)).toEqual([
       'default',
       'My Project',

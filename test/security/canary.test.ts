@@ -4,6 +4,8 @@
  */
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { tarOf } from '../bundle/archives.ts';
+import { FORM_TYPE, formOf } from '../conformance/deploy.ts';
 import type { Json } from '../helpers/http.ts';
 import { GROUNDS, type TestGround } from '../helpers/grounds.ts';
 import { reply, text, toolUse, type Script } from '../helpers/model/messages-api.ts';
@@ -17,6 +19,11 @@ import { plant, prying, secretsOf, type Planted } from './planted.ts';
 
 /** Put where it is stored and shown, so that the search has something to find. */
 const CONTROL = 'control-canary-5d41402abc4b2a76b9719d911017c592';
+
+function appConfig({ variable }: Planted): string {
+  const start_command = 'test -n "$PLANTED" && echo has 1 variable; exit 1';
+  return JSON.stringify({ env: { PLANTED: variable }, start_command });
+}
 
 type Ask = { key?: string | null; body?: unknown; raw?: string; headers?: Record<string, string> };
 
@@ -114,6 +121,15 @@ describe.each(GROUNDS)('secrets on %s', { timeout: 120_000 }, (kind) => {
     return json;
   }
 
+  /** Its program ends at once, so its computer is gone when the search begins. */
+  async function deployed(what: string, request: Ask = {}): Promise<void> {
+    await ask(what, request);
+    await eventually(async () => (await ask('GET /v1/deploy/apps/app'))['status'] === 'FAILED');
+    const { last_error } = await ask('GET /v1/deploy/apps/app');
+    expect(last_error).toMatch(/has 1 variable\n?$/);
+    await ask('GET /v1/deploy/apps/app/logs');
+  }
+
   async function live(): Promise<void> {
     const credential = await ask('POST /v3/credentials', { body: { key: planted.credential } });
     await ask('PUT /v3/credentials/default', { body: { credential: credential['id'] } });
@@ -132,10 +148,17 @@ describe.each(GROUNDS)('secrets on %s', { timeout: 120_000 }, (kind) => {
     await askWrongly(sessions[0]!);
     await ask(`PATCH /v3/credentials/${credential['id']}`, { body: { key: planted.rotated } });
     credential_now = planted.rotated;
+    await deployed('POST /v1/deploy/agent', {
+      raw: formOf({ name: 'app', config: appConfig(planted) }, tarOf([{ name: 'x', body: 'y' }])).toString(
+        'latin1',
+      ),
+      headers: { 'content-type': FORM_TYPE },
+    });
     await restartWithNewMasterKey();
     expect(await ask('POST /v3/master-key/rotation')).toMatchObject({ remaining: 0 });
     for (const id of sessions) await ask(`POST /v3/sessions/${id}/messages`, { body: { text: 'again' } });
     for (const id of sessions) await settled(id);
+    await deployed('POST /v1/deploy/apps/app/redeploy');
     await readEverything(sessions);
     await failToStart();
   }

@@ -14,6 +14,8 @@ export function plant() {
     webhook_token: `tok-${draw()}`,
     api_key: `ow_${randomBytes(4).toString('hex')}_${randomBytes(32).toString('base64url')}`,
     password: `pw-${draw()}`,
+    /** Of a deployment, whose own computer alone may know it. */
+    variable: `var-${draw()}`,
     /** The first is put before the other when the master key is changed. */
     master_keys: [randomBytes(32), randomBytes(32)] as [Buffer, Buffer],
   };

@@ -4,6 +4,7 @@
  */
 import { mutate, sample, textOf, type Resolve, type Schema } from './bodies.ts';
 import type { Sending } from './connection.ts';
+import { APP_NAMES, FORM_TYPE, formOf } from './forms.ts';
 import { CONTENT_TYPES, METHODS, ODD_HEADERS, ODD_SEGMENTS, ODD_STRINGS, ODD_TARGETS } from './odd.ts';
 import { randomOf, type Random } from './random.ts';
 
@@ -40,7 +41,13 @@ export type Case = Sending & {
   must_answer: boolean;
 };
 
-type Operation = { method: string; path: string; parameters: Parameter[]; schema: Schema | undefined };
+type Operation = {
+  method: string;
+  path: string;
+  parameters: Parameter[];
+  schema: Schema | undefined;
+  takes_form: boolean;
+};
 
 /** A request before it is bytes. */
 type Draft = {
@@ -76,10 +83,11 @@ function operationsOf(document: Document): Operation[] {
     Object.entries(methods).map(([method, { parameters = [], requestBody }]) => ({
       ...{ method: method.toUpperCase(), path, parameters },
       schema: requestBody?.content['application/json']?.schema,
+      takes_form: requestBody?.content['multipart/form-data'] !== undefined,
     })),
   );
   for (const path of ['/openapi.json', '/reference/{asset}'])
-    found.push({ method: 'GET', path, parameters: [], schema: undefined });
+    found.push({ method: 'GET', path, parameters: [], schema: undefined, takes_form: false });
   known_operations.set(document, found);
   return found;
 }
@@ -89,7 +97,7 @@ function draftOf(site: Site, operation: Operation, random: Random): Draft {
   const query = operation.parameters
     .filter((parameter) => parameter.in === 'query' && random.chance(0.4))
     .map(({ name, schema = {} }) => `${name}=${encodeURIComponent(queryValue(site, name, schema, random))}`);
-  const { schema } = operation;
+  const { schema, takes_form } = operation;
   const key = random.chance(0.02) ? site.operator_key : random.pick(site.keys);
   const headers = [`Authorization: Bearer ${key}`];
   if (schema) headers.push('Content-Type: application/json');
@@ -97,6 +105,10 @@ function draftOf(site: Site, operation: Operation, random: Random): Draft {
   if (schema) {
     const fit = sample(schema, random, resolveIn(site.document), knownIn(site, random));
     body = random.chance(0.75) ? mutate(fit, random) : Buffer.from(textOf(fit));
+  }
+  if (takes_form) {
+    headers.push(`Content-Type: ${FORM_TYPE}`);
+    body = formOf(random);
   }
   const target = query.length === 0 ? path : `${path}?${query.join('&')}`;
   return { method: operation.method, target, headers, body, notes: [] };
@@ -135,6 +147,7 @@ function knownIn(site: Site, random: Random): (field: string) => unknown {
 
 /** An id of the right kind mostly; else of another kind, of another org, or none at all. */
 function idFor(pool: Pool, name: string, random: Random): string {
+  if (name === 'app_name' && random.chance(0.4)) return encodeURIComponent(random.pick(APP_NAMES));
   const kind = name.replace(/_id$/, '').replace(/^token$/, 'client_token');
   const right = pool[kind];
   const way = random.below(100);
