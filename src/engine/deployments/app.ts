@@ -79,9 +79,8 @@ export function startApp(runtime: Runtime, computers: Computers, options: AppOpt
   async function keep(): Promise<void> {
     for (let soon = 0; !stopping.signal.aborted;) {
       const began = runtime.now();
-      const { exit_code, error_type } = await run();
+      const how = await run().then(sentenceOf, orLost);
       if (stopping.signal.aborted) return;
-      const how = `it ended with exit code ${exit_code}${error_type === null ? '' : ` (${error_type})`}`;
       said.write('run', 'system', `${how}\n`);
       soon = runtime.now() - began > SETTLED_MS ? 0 : soon + 1;
       const is_trial = mode === 'trial' && !has_answered;
@@ -99,8 +98,7 @@ export function startApp(runtime: Runtime, computers: Computers, options: AppOpt
     // Its computer is not what it was: its owner has stopped or deleted it, or it cannot be woken.
     const away =
       error instanceof OverwinterError && (error.code === 'conflict' || error.code === 'not_found');
-    if (!away && !(error instanceof ComputerLost))
-      runtime.logger.warn({ err: error, computer: computer_id }, 'an app could not be run');
+    if (!away) runtime.logger.warn({ err: error, computer: computer_id }, 'an app could not be run');
     onRest(away ? 'away' : 'broken', error.message);
   });
 
@@ -113,6 +111,16 @@ export function startApp(runtime: Runtime, computers: Computers, options: AppOpt
       await said.flush();
     },
   };
+}
+
+function sentenceOf({ exit_code, error_type }: CommandEnd): string {
+  return `it ended with exit code ${exit_code}${error_type === null ? '' : ` (${error_type})`}`;
+}
+
+/** A computer that cannot be woken now may be woken later. */
+function orLost(error: Error): string {
+  if (error instanceof ComputerLost) return error.message;
+  throw error;
 }
 
 /** What it leaves behind in its process group ends with it: the next one needs its port. */
