@@ -27,7 +27,7 @@ import type { Root } from './bwrap/root.ts';
 import { oneAtATime } from '../resource/serial.ts';
 import { uidSlots } from './bwrap/uids.ts';
 import type { UidSlots } from './bwrap/uids.ts';
-import { writeFixtures } from './bwrap/view.ts';
+import { freshen, writeFixtures } from './bwrap/view.ts';
 import { PERL } from './channel/relay.ts';
 
 export type BwrapOptions = {
@@ -160,6 +160,7 @@ async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
   const began_ms = options.now();
   const ground = await keeper.ground();
   await expectSupported(keeper, ground, request);
+  await freshen(ground.fixtures);
   const found = await findPlace(installation_dir, request.id);
   const reference = { installation: options.installation };
   const awake = live.get(request.id);

@@ -5,7 +5,7 @@
  */
 
 import { existsSync, statSync } from 'node:fs';
-import { mkdir, rename, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EGRESS_PORT } from '../channel/relay.ts';
 import { seccompProgram } from './seccomp.ts';
@@ -39,15 +39,14 @@ const APT_PROXY = ['http', 'https']
 /** The home directory's name at others who offer such computers. */
 const HOME_ALIAS = '/home/ohm';
 
-/** Public files of the host's `/etc`. Not `/etc/ssl` as a whole: it holds private keys. */
-const ETC_OF_HOST = [
-  'ld.so.cache',
-  'alternatives',
-  'ssl/certs',
-  'ssl/openssl.cnf',
-  'localtime',
-  'mime.types',
-];
+/**
+ * What is public of the host's `/etc`. Not `/etc/ssl` as a whole: it holds private keys. Files are copied into the one directory that
+ * computers see as theirs: bubblewrap reads all mounts anew for each that it makes, which is a millisecond.
+ */
+const ETC_OF_HOST = {
+  files: ['ld.so.cache', 'ssl/openssl.cnf', 'localtime', 'mime.types'],
+  directories: ['alternatives', 'ssl/certs'],
+};
 
 const ETC_OF_OURS = {
   passwd:
@@ -101,6 +100,9 @@ export async function writeFixtures(directory: string, version: BwrapVersion): P
   const etc_dir = join(directory, 'etc');
   await mkdir(etc_dir, { recursive: true, mode: 0o755 });
   for (const [name, content] of Object.entries(ETC_OF_OURS)) await replace(join(etc_dir, name), content);
+  for (const name of ETC_OF_HOST.directories)
+    await mkdir(join(etc_dir, name), { recursive: true, mode: 0o755 });
+  await freshen({ etc_dir });
   const architecture = process.arch;
   if (architecture !== 'x64' && architecture !== 'arm64')
     throw new Error(`no seccomp list for ${architecture}`);
@@ -109,6 +111,20 @@ export async function writeFixtures(directory: string, version: BwrapVersion): P
   const apt_proxy_path = join(directory, 'apt-proxy.conf');
   await replace(apt_proxy_path, APT_PROXY);
   return { etc_dir, seccomp_path, apt_proxy_path, version };
+}
+
+const copied = new Map<string, number>();
+
+/** Takes over what has changed of the host's files since. */
+export async function freshen({ etc_dir }: Pick<Fixtures, 'etc_dir'>): Promise<void> {
+  for (const name of ETC_OF_HOST.files) {
+    const path = join(etc_dir, name);
+    const { mtimeMs } = (await stat(`/etc/${name}`).catch(() => null)) ?? {};
+    if (mtimeMs === undefined || copied.get(path) === mtimeMs) continue;
+    // At once, so that no two do it.
+    copied.set(path, mtimeMs);
+    await replace(path, await readFile(`/etc/${name}`));
+  }
 }
 
 export type Bind = { from: string; to: string; writable: boolean };
@@ -166,10 +182,10 @@ function namespaces({ fixtures, userns_fd }: View): string[] {
 function system(etc_dir: string): string[] {
   const links = ['bin', 'lib', 'lib32', 'lib64', 'sbin'].filter((name) => existsSync(`/usr/${name}`));
   return [
-    ...words('--ro-bind /usr /usr --dir /etc'),
+    ...words('--ro-bind /usr /usr'),
     ...links.flatMap((name) => ['--symlink', `usr/${name}`, `/${name}`]),
-    ...ETC_OF_HOST.flatMap((name) => ['--ro-bind-try', `/etc/${name}`, `/etc/${name}`]),
-    ...Object.keys(ETC_OF_OURS).flatMap((name) => ['--ro-bind', join(etc_dir, name), `/etc/${name}`]),
+    ...['--ro-bind', etc_dir, '/etc'],
+    ...ETC_OF_HOST.directories.flatMap((name) => ['--ro-bind-try', `/etc/${name}`, `/etc/${name}`]),
   ];
 }
 
