@@ -65,7 +65,7 @@ export type Computers = {
   sleepUnused: (id: string, after_ms: number, save?: 'save') => Promise<void>;
   /**
    * Stops it, makes its files those of the blob, and starts it.
-   * @throws OverwinterError `conflict` unless it runs or is stopped.
+   * @throws OverwinterError `conflict` unless it runs or is stopped, `not_found` when the blob is gone: it runs on then.
    */
   rewind: (id: string, blob: string) => Promise<ComputerState>;
   /** Ends its processes without a word in its log, which another runner writes by now. */
@@ -199,14 +199,29 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
   }
 
   async function rewind(id: string, blob: string): Promise<ComputerState> {
-    expectLegal((await log.state(id)).status, 'rewind');
-    const { state } = await stop(id, 'asked', false);
-    const snapshot = await copyBlob(runtime, blob, `computers/${id}/rewound-${state.generation}.tar.zst`);
-    await append(id, { type: 'rewind', snapshot });
+    const before = await log.state(id);
+    expectLegal(before.status, 'rewind');
+    await expectHere(runtime, before);
+    const snapshot = `computers/${id}/rewound-${before.generation}.tar.zst`;
+    await copyBlob(runtime, blob, snapshot);
+    await runtime.fail('computer.rewind_copied');
+    const { snapshot: former } = await stopForRewind(id, snapshot);
     await runtime.fail('computer.rewound');
-    if (state.snapshot !== null && state.snapshot !== snapshot && isOwnBlob(id, state.snapshot))
-      await runtime.blobs.delete(state.snapshot);
+    if (former !== null && former !== snapshot && isOwnBlob(id, former)) await runtime.blobs.delete(former);
     return (await start(id, {})).state;
+  }
+
+  /** Its state when it had stopped. What is refused leaves no copy; after another failure the log may name it. */
+  async function stopForRewind(id: string, snapshot: string): Promise<ComputerState> {
+    try {
+      const { state } = await stop(id, 'asked', false);
+      await append(id, { type: 'rewind', snapshot });
+      return state;
+    } catch (error) {
+      if (error instanceof OverwinterError && error.code !== 'unavailable')
+        await runtime.blobs.delete(snapshot);
+      throw error;
+    }
   }
 
   async function use(id: string): Promise<Computer> {
@@ -305,10 +320,15 @@ function limitsOf(spec: ComputerSpec): ComputerLimits {
   };
 }
 
-/** So that nothing which is done with the one it was made of reaches the computer. */
-async function copyBlob(runtime: Runtime, from: string, to: string): Promise<string> {
-  await runtime.blobs.put(to, await openSnapshot(runtime, from));
-  return to;
+/** So that nothing which is done with the one it was made of reaches the computer. @throws OverwinterError `not_found` */
+async function copyBlob({ blobs }: Runtime, from: string, to: string): Promise<void> {
+  const content = await blobs.get(from);
+  try {
+    if (content) return void (await blobs.put(to, content));
+  } catch (error) {
+    if (await blobs.get(from)) throw error;
+  }
+  throw new OverwinterError('not_found', 'the snapshot was deleted meanwhile');
 }
 
 async function openSnapshot(runtime: Runtime, name: string): Promise<AsyncIterable<Uint8Array>> {
