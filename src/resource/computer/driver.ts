@@ -110,7 +110,7 @@ export type WakeRequest = {
   from_generation: number;
   /** The generation that this wake begins; written beside the files. */
   generation: number;
-  /** Opens the last snapshot, to be restored when the files are gone; null when there is none. */
+  /** Opens the last snapshot, to be restored when the files are gone or ruined; null when there is none. */
   snapshot: (() => Promise<AsyncIterable<Uint8Array>>) | null;
   limits: ComputerLimits;
   network: NetworkPolicy;
