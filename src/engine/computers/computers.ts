@@ -46,10 +46,11 @@ export type Computers = {
   /** Removes every byte of it. Idempotent. */
   remove: (id: string) => Promise<ComputerState>;
   /**
-   * The running computer, if this node has it; one whose processes have died is woken again.
+   * The running computer, if this node has it; one whose processes have died is woken again, unless it is taken `as it is`, as those do
+   * who only read.
    * @throws OverwinterError `conflict` when it does not run, `unavailable` when another node has it.
    */
-  use: (id: string) => Promise<Computer>;
+  use: (id: string, as?: 'as it is') => Promise<Computer>;
   /**
    * Writes its files as they are to a blob; of a running computer while it stands still, where its driver can hold it. Returns the size.
    * @throws OverwinterError `conflict` when there are none on this machine.
@@ -224,7 +225,7 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
     }
   }
 
-  async function use(id: string): Promise<Computer> {
+  async function use(id: string, as?: 'as it is'): Promise<Computer> {
     const state = await log.state(id, 'held');
     const handle = liveHandle(state);
     handle?.touch();
@@ -233,6 +234,7 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
       const now = await log.state(id);
       expectLegal(now.status, 'exec');
       await expectHere(runtime, now);
+      if (as === 'as it is' && !liveHandle(now)) throw new OverwinterError('conflict', DEAD);
       return (await start(id, {})).computer;
     });
   }
@@ -262,6 +264,8 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
     append,
   };
 }
+
+const DEAD = 'the processes of the computer have ended: a command or a start wakes it, a read does not';
 
 /** Also what a crash left on its way: nothing is under way here while its turn has come. */
 const STOPPABLE: ReadonlySet<ComputerStatus> = new Set([
