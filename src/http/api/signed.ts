@@ -85,12 +85,14 @@ export function mountSigned(api: Api, ground: Ground): void {
 
 type Opened = { link: Link; holder: Caller };
 
-/** @throws OverwinterError `forbidden` */
+/** One request of the key that the URL was made with. @throws OverwinterError `forbidden`, `rate_limited` */
 async function opened(ground: Ground, context: Context<Env>, purpose: Link['purpose']): Promise<Opened> {
   const address = context.env.incoming.socket.remoteAddress ?? '';
   const found = await ground.admit.attempt(address, () => look(ground, context, purpose));
-  if (found) return found;
-  throw new OverwinterError('forbidden', 'the signature of the URL is not valid, or not any more');
+  if (!found)
+    throw new OverwinterError('forbidden', 'the signature of the URL is not valid, or not any more');
+  await ground.admit.count(found.holder);
+  return found;
 }
 
 async function look(
