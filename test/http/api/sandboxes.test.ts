@@ -142,6 +142,13 @@ describe('a command that outlives who asked', () => {
     });
   });
 
+  it('is forgotten once who waited for it has its result', async () => {
+    const { json } = await server.ask(`POST ${at}/exec/run`, { body: { cmd: 'echo waited for' } });
+    expect(json['stdout']).toBe('waited for\n');
+    const listed = (await server.ask(`GET ${at}/exec`)).json as unknown as Json[];
+    expect(listed.filter(({ command }) => command === 'echo waited for')).toEqual([]);
+  });
+
   it('says when some of its output was dropped', async () => {
     const body = { cmd: 'head -c 17000000 /dev/zero | tr "\\0" x' };
     const { json } = await server.ask(`POST ${at}/exec/run`, { body });
@@ -170,11 +177,11 @@ describe('a command that outlives who asked', () => {
       linger_ms: null,
     } as const;
     let left = 500_000;
-    const fits = (bytes: number): boolean => (left -= bytes) >= 0;
     const session = createExecSession({ ...asked, keeps: 'whole' }, command, {
       stdin: undefined,
       kill: () => undefined,
-      fits,
+      take: (bytes) => (left -= bytes) >= 0,
+      give: (bytes) => (left += bytes),
     });
     await session.ended;
     expect([session.result().stdout.length, session.result().truncated]).toEqual([500_000, true]);

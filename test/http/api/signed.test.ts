@@ -18,12 +18,13 @@ describe('a signed URL', () => {
   it('is one of the requests of its org, and another org goes on', async () => {
     const url = await eventually(async () => {
       const made = await server.ask(`POST /api/sandboxes/${id}/files/upload-url`, { body: { path: 'x' } });
-      return made.status === 200 && String(made.json['url']);
+      return made.status === 200 ? String(made.json['url']) : undefined;
     });
     const put = () => recordedFetch(url, { method: 'PUT', body: 'x' });
     await eventually(async () => (await put()).status === 204);
     const statuses = (await Promise.all(Array.from({ length: 60 }, put))).map(({ status }) => status);
-    expect(new Set(statuses)).toEqual(new Set([204, 429]));
+    expect(statuses).toContain(429);
+    expect(statuses.filter((status) => status !== 204 && status !== 429)).toEqual([]);
     const { key } = server.stranger;
     expect((await server.ask('GET /api/sandboxes', { key })).status).toBe(200);
   });
