@@ -14,9 +14,8 @@ import {
 import type { ComputerSpec } from '../../resource/computer/spec.ts';
 import { OverwinterError } from '../../resource/error.ts';
 import { oneAtATime } from '../../resource/serial.ts';
-import { markDeleted } from '../../store/computer/computers.ts';
-import { forgetEnv, readSealedEnv } from '../../store/computer/keeping.ts';
-import { unpublishAll } from '../../store/computer/ports.ts';
+import { forgetComputer } from '../../store/computer/computers.ts';
+import { readSealedEnv } from '../../store/computer/keeping.ts';
 import type { Runtime } from '../runtime.ts';
 import { watched, type Watched } from './activity.ts';
 import { createHistory, type History } from './history.ts';
@@ -181,10 +180,7 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
     // Whatever crashes have left of earlier ones goes with the last.
     await runtime.blobs.deleteAll(`computers/${id}`);
     await runtime.fail('computer.snapshot_removed');
-    const { db } = runtime.database;
-    await unpublishAll(db, id);
-    await forgetEnv(db, id);
-    await markDeleted(db, id, new Date(Math.round(runtime.now())));
+    await forgetComputer(runtime.database.db, id, new Date(Math.round(runtime.now())));
     await runtime.fail('computer.forgotten');
     const deleted = await append(id, { type: 'deleted' });
     await runtime.fail('computer.deleted');
