@@ -9,6 +9,7 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
+import { DriverBusy } from '../resource/computer/driver.ts';
 
 /** `ignore` = `/dev/null`; `pipe` = a socket to this process; else a file to be read. */
 export type Descriptor = 'ignore' | 'pipe' | { file: string };
@@ -55,14 +56,6 @@ type Pending = {
   lost: () => void;
 };
 
-/** Nothing came of a request: the launcher, or the host, has too much to do. */
-export class LauncherBusy extends Error {
-  constructor(message: string) {
-    super(message);
-    this.name = 'LauncherBusy';
-  }
-}
-
 const PERL = '/usr/bin/perl';
 const PROGRAM = readFileSync(new URL('launcher.pl', import.meta.url), 'utf8');
 const ENVIRONMENT = {
@@ -85,7 +78,7 @@ let current: Promise<Launcher> | null = null;
 
 /**
  * Starts a program; resolves once its pipes are there. One that cannot be executed ends with 127, and says why on its standard error.
- * Rejects where nothing can be started. @throws LauncherBusy; what begins after that is killed.
+ * Rejects where nothing can be started. @throws DriverBusy; what begins after that is killed.
  */
 export async function start(
   command: string[],
@@ -130,7 +123,7 @@ export async function start(
   }
 }
 
-/** Makes named pipes that their group may use. Rejects with the first that could not be made. @throws LauncherBusy */
+/** Makes named pipes that their group may use. Rejects with the first that could not be made. @throws DriverBusy */
 export async function makePipes(paths: string[], answer_ms_max = ANSWER_MS_MAX): Promise<void> {
   const launcher = await open();
   const id = randomBytes(ID_BYTES).toString('hex');
@@ -145,11 +138,11 @@ export async function makePipes(paths: string[], answer_ms_max = ANSWER_MS_MAX):
   if (failure !== '') throw new Error(`no named pipe: ${failure}`);
 }
 
-/** What the launcher says to a request. @throws LauncherBusy when it takes too long. */
+/** What the launcher says to a request. @throws DriverBusy when it takes too long. */
 async function answered<T>(launcher: Launcher, answer: Promise<T>, ms_max: number): Promise<T> {
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(
-    () => late.reject(new LauncherBusy(`the launcher did not answer within ${ms_max / 1000} s`)),
+    () => late.reject(new DriverBusy(`the launcher did not answer within ${ms_max / 1000} s`)),
     ms_max,
   );
   return await Promise.race([answer, late.promise]).finally(() => {
@@ -191,14 +184,14 @@ async function untilClosed(pipe: Socket): Promise<void> {
   if (!pipe.closed) await new Promise((resolve) => pipe.once('close', resolve));
 }
 
-/** With a place for a request, which `answered` gives back. @throws LauncherBusy */
+/** With a place for a request, which `answered` gives back. @throws DriverBusy */
 async function open(): Promise<Launcher> {
   current ??= launch();
   current.catch(() => (current = null));
   const launcher = await current;
   const unread_bytes = launcher.process.stdin.writableLength;
   if (launcher.waiting >= WAITING_MAX || unread_bytes > UNREAD_BYTES_MAX)
-    throw new LauncherBusy('too many requests wait for the launcher');
+    throw new DriverBusy('too many requests wait for the launcher');
   launcher.waiting += 1;
   return launcher;
 }

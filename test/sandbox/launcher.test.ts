@@ -4,7 +4,8 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { LauncherBusy, makePipes, start, type Program } from '../../src/sandbox/launcher.ts';
+import { DriverBusy } from '../../src/resource/computer/driver.ts';
+import { makePipes, start, type Program } from '../../src/sandbox/launcher.ts';
 import { collect, run } from '../../src/sandbox/run.ts';
 import { until } from '../conformance/computers.ts';
 
@@ -132,8 +133,8 @@ describe('a launcher that does not answer', () => {
   it('is not waited for without end, and what it begins late is killed', async () => {
     process.kill(launcher, 'SIGSTOP');
     const late = start(['sleep', '98761'], ['pipe', 'pipe', 'ignore'], { answer_ms_max: 100 });
-    await expect(late).rejects.toThrow(LauncherBusy);
-    await expect(makePipes([join(directory, 'late')], 100)).rejects.toThrow(LauncherBusy);
+    await expect(late).rejects.toThrow(DriverBusy);
+    await expect(makePipes([join(directory, 'late')], 100)).rejects.toThrow(DriverBusy);
     process.kill(launcher, 'SIGCONT');
     // What was asked for before it is done by then.
     expect(await run(['echo', 'again'], { timeout_ms: 10_000 })).toBe('again\n');

@@ -373,7 +373,7 @@ async function isElsewhere(
 /** What went wrong, for whoever asks about the computer; what the sandbox said stands in the log. */
 function sentenceOf(error: Error): string {
   if (error instanceof OverwinterError) return error.message;
-  const known = error.name === 'ComputerLost' || error.name === 'Unsupported';
+  const known = ['ComputerLost', 'DriverBusy', 'Unsupported'].includes(error.name);
   return known
     ? error.message.slice(0, 500)
     : 'the computer could not be started; the log of the server says why';

@@ -199,3 +199,11 @@ export class Unsupported extends Error {
     this.name = 'Unsupported';
   }
 }
+
+/** The driver, or its host, has too much to do; what was asked for may be asked again. */
+export class DriverBusy extends Error {
+  constructor(message: string) {
+    super(message);
+    this.name = 'DriverBusy';
+  }
+}
