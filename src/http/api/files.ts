@@ -61,7 +61,7 @@ function mountRead(api: Api, ground: Ground): void {
       const entry = await statFile(computer, path);
       if (entry.type !== 'file') return context.body(null, 204);
       await sendFile(context, ground, caller, computer, { path, size: entry.size });
-      return RESPONSE_ALREADY_SENT as never;
+      return RESPONSE_ALREADY_SENT;
     },
   );
 }

@@ -27,10 +27,11 @@ export function createRoom(
     else by_org.set(org, left);
   }
 
+  const fits = (org: string, bytes: number): boolean =>
+    total + bytes <= node_bytes_max && of(org) + bytes <= org_bytes_max;
+
   function take(org: string, bytes: number): boolean {
-    while (total + bytes > node_bytes_max || of(org) + bytes > org_bytes_max) {
-      if (!clear(org)) return false;
-    }
+    while (!fits(org, bytes)) if (!clear(org)) return false;
     change(org, bytes);
     return true;
   }
