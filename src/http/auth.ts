@@ -30,6 +30,8 @@ export type Admit = {
   key: (address: string, presented: string, power: Power) => Promise<Caller>;
   /** Looks up a credential of another kind; counts as a failure of the address where it finds nothing. */
   attempt: RateLimit['authenticate'];
+  /** Counts a request that bears such a credential among those of its holder. @throws OverwinterError `rate_limited` */
+  count: RateLimit['countRequest'];
 };
 
 export type Admission<E extends CallerEnv | SessionEnv> = {
@@ -129,6 +131,7 @@ export function createAdmit(runtime: Runtime, rate: RateLimit, body_bytes_max = 
       admission({ org_key: power }, false, (_, next) => next()) as unknown as Admission<CallerEnv>,
     key: (address, presented, power) => admitBearer(address, presented, { org_key: power }, undefined),
     attempt: rate.authenticate,
+    count: rate.countRequest,
   };
 }
 

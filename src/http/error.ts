@@ -5,7 +5,7 @@ import { HTTPException } from 'hono/http-exception';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import { z } from '@hono/zod-openapi';
 import type { Logger } from '../engine/runtime.ts';
-import { ComputerLost, ConnectionRefused, Unsupported } from '../resource/computer/driver.ts';
+import { ComputerLost, ConnectionRefused, DriverBusy, Unsupported } from '../resource/computer/driver.ts';
 import { OverwinterError, type ErrorCode } from '../resource/error.ts';
 import { isConnectionError } from '../store/ground/database.ts';
 import type { Env } from './api.ts';
@@ -63,7 +63,8 @@ export function noRoute(): OverwinterError {
 
 /** What drivers say of a computer is for whoever uses it. */
 export function saidByDriver(error: Error): Error {
-  if (error instanceof ComputerLost) return new OverwinterError('unavailable', error.message);
+  if (error instanceof ComputerLost || error instanceof DriverBusy)
+    return new OverwinterError('unavailable', error.message);
   if (error instanceof Unsupported || error instanceof ConnectionRefused)
     return new OverwinterError('conflict', error.message);
   return error;

@@ -6,7 +6,7 @@
 
 import { chmod, mkdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Unsupported } from '../resource/computer/driver.ts';
+import { ComputerLost, Unsupported } from '../resource/computer/driver.ts';
 import type { Capabilities, Driver, Egress, WakeRequest, Woken } from '../resource/computer/driver.ts';
 import { archive, unarchive } from './bwrap/archive.ts';
 import type { Confined } from './bwrap/archive.ts';
@@ -244,20 +244,33 @@ async function provide(provision: Provision): Promise<Provided> {
   const found = record?.generation ?? 0;
   if (record !== null && (record.image ?? null) !== request.image)
     throw new Unsupported(`the computer was made from ${record.image ?? 'no image'}`);
-  if (found > 0 && found >= from_generation) {
-    if (place.disk !== null) await repairDisk(place.disk.file, ground.fail);
+  if (found > 0 && found >= from_generation && (await isUsable(provision))) {
     await makePlace(place, identity);
     return { place, files: 'kept', disk: diskOf(place, identity) };
   }
+  // Before anything is removed: it may be missing.
+  const content = open && (await open());
   await removePlace(keeper.installation_dir, place);
   const made = await makeAnew(provision);
   const disk = diskOf(made, identity);
   const fresh = disk && { ...disk, fresh: true };
-  if (open === null) return { place: made, files: 'empty', disk: fresh };
+  if (content === null) return { place: made, files: 'empty', disk: fresh };
   const { fixtures } = ground;
-  await unarchive({ place: made, identity, fixtures, disk: fresh }, await open(), limits.disk_bytes);
+  await unarchive({ place: made, identity, fixtures, disk: fresh }, content, limits.disk_bytes);
   await ground.fail('sandbox.restored');
   return { place: made, files: 'restored', disk };
+}
+
+/** Whether its files can be kept; not those on a disk that no repair helps, where a snapshot can take their place. */
+async function isUsable({ keeper, ground, place, request }: Provision): Promise<boolean> {
+  const fault = place.disk && (await repairDisk(place.disk.file, ground.fail));
+  if (fault === null) return true;
+  if (request.snapshot === null) throw new ComputerLost(fault);
+  keeper.options.log.warn(
+    { computer: place.id, fault },
+    'a disk is lost: its computer has its last snapshot',
+  );
+  return false;
 }
 
 async function makeAnew({ keeper, ground, place: { id }, identity, request }: Provision): Promise<Place> {
@@ -285,7 +298,8 @@ async function snapshot(keeper: Keeper, id: string): Promise<AsyncIterable<Uint8
   const leftOut = (): void =>
     keeper.options.log.warn({ computer: id }, 'files whose path is too long are not in the snapshot');
   if (awake?.computer.alive() === true) return archiveAwake(awake, confined, leftOut);
-  if (place.disk !== null) await repairDisk(place.disk.file, fail);
+  const fault = place.disk && (await repairDisk(place.disk.file, fail));
+  if (fault !== null) throw new ComputerLost(fault);
   return archive(confined, { awake: false, leftOut });
 }
 

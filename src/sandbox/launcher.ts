@@ -6,8 +6,10 @@
  */
 import { spawn, type ChildProcessByStdio } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
+import { DriverBusy } from '../resource/computer/driver.ts';
 
 /** `ignore` = `/dev/null`; `pipe` = a socket to this process; else a file to be read. */
 export type Descriptor = 'ignore' | 'pipe' | { file: string };
@@ -19,6 +21,7 @@ export type StartOptions = {
   cwd?: string;
   /** Files of control groups that take its pid before it begins. */
   join?: string[];
+  answer_ms_max?: number;
 };
 
 /** A program that runs, or has run. */
@@ -41,6 +44,8 @@ type Launcher = {
   door: Server;
   /** What is running or being made, by id. */
   pending: Map<string, Pending>;
+  /** How many requests wait for their answer. */
+  waiting: number;
 };
 
 type Pending = {
@@ -52,6 +57,7 @@ type Pending = {
 };
 
 const PERL = '/usr/bin/perl';
+const PROGRAM = readFileSync(new URL('launcher.pl', import.meta.url), 'utf8');
 const ENVIRONMENT = {
   PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
   LC_ALL: 'C.UTF-8',
@@ -61,17 +67,23 @@ const ID_BYTES = 16;
 const HEADER_BYTES = 2 * ID_BYTES + 2;
 const LOST: End = { code: null, signal: null };
 const GONE = 'the launcher is gone';
+const ANSWER_MS_MAX = 30_000;
+/** Requests that wait for their answer, and what the launcher has not read of them. */
+const WAITING_MAX = 1024;
+const UNREAD_BYTES_MAX = 16_777_216;
+/** Connections that have not said whose they are: a program says so at once, of each of its pipes. */
+const UNHEARD_MAX = 8 * WAITING_MAX;
 
 let current: Promise<Launcher> | null = null;
 
 /**
  * Starts a program; resolves once its pipes are there. One that cannot be executed ends with 127, and says why on its standard error.
- * Rejects where nothing can be started.
+ * Rejects where nothing can be started. @throws DriverBusy; what begins after that is killed.
  */
 export async function start(
   command: string[],
   descriptors: Descriptor[],
-  { cwd = '/', join = [] }: StartOptions = {},
+  { cwd = '/', join = [], answer_ms_max = ANSWER_MS_MAX }: StartOptions = {},
 ): Promise<Program> {
   const launcher = await open();
   const id = randomBytes(ID_BYTES).toString('hex');
@@ -97,19 +109,22 @@ export async function start(
   const given = descriptors.map((each) => (typeof each === 'string' ? GIVEN[each] : each.file));
   tell(launcher, ['start', id, cwd, ...counted(given), ...counted(join), ...command]);
   const pipes = arrivals.map((each) => each?.promise ?? null);
+  const kill = (): void => tell(launcher, ['kill', id]);
   try {
-    const [pid, ...handed] = await Promise.race([Promise.all([started.promise, ...pipes]), refused.promise]);
-    const kill = (): void => tell(launcher, ['kill', id]);
+    const begun = Promise.race([Promise.all([started.promise, ...pipes]), refused.promise]);
+    const [pid, ...handed] = await answered(launcher, begun, answer_ms_max);
     void exited.promise.then(() => remove(launcher, id));
     return programOf({ name: command[0] ?? '', pid, pipes: handed }, exited.promise, kill);
   } catch (error) {
     remove(launcher, id);
+    kill();
+    for (const each of arrivals) void each?.promise.then((socket) => socket.destroy());
     throw error;
   }
 }
 
-/** Makes named pipes that their group may use. Rejects with the first that could not be made. */
-export async function makePipes(paths: string[]): Promise<void> {
+/** Makes named pipes that their group may use. Rejects with the first that could not be made. @throws DriverBusy */
+export async function makePipes(paths: string[], answer_ms_max = ANSWER_MS_MAX): Promise<void> {
   const launcher = await open();
   const id = randomBytes(ID_BYTES).toString('hex');
   const made = Promise.withResolvers<string>();
@@ -119,8 +134,21 @@ export async function makePipes(paths: string[]): Promise<void> {
     lost: () => made.resolve(GONE),
   });
   tell(launcher, ['pipes', id, ...paths]);
-  const failure = await made.promise.finally(() => remove(launcher, id));
+  const failure = await answered(launcher, made.promise, answer_ms_max).finally(() => remove(launcher, id));
   if (failure !== '') throw new Error(`no named pipe: ${failure}`);
+}
+
+/** What the launcher says to a request. @throws DriverBusy when it takes too long. */
+async function answered<T>(launcher: Launcher, answer: Promise<T>, ms_max: number): Promise<T> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(
+    () => late.reject(new DriverBusy(`the launcher did not answer within ${ms_max / 1000} s`)),
+    ms_max,
+  );
+  return await Promise.race([answer, late.promise]).finally(() => {
+    launcher.waiting -= 1;
+    clearTimeout(timer);
+  });
 }
 
 const GIVEN = { ignore: '-', pipe: '|' };
@@ -156,23 +184,30 @@ async function untilClosed(pipe: Socket): Promise<void> {
   if (!pipe.closed) await new Promise((resolve) => pipe.once('close', resolve));
 }
 
+/** With a place for a request, which `answered` gives back. @throws DriverBusy */
 async function open(): Promise<Launcher> {
   current ??= launch();
   current.catch(() => (current = null));
-  return await current;
+  const launcher = await current;
+  const unread_bytes = launcher.process.stdin.writableLength;
+  if (launcher.waiting >= WAITING_MAX || unread_bytes > UNREAD_BYTES_MAX)
+    throw new DriverBusy('too many requests wait for the launcher');
+  launcher.waiting += 1;
+  return launcher;
 }
 
 /** In a session of its own: a Ctrl-C is for the server, which ends its programs in order. */
 async function launch(): Promise<Launcher> {
   const name = `overwinter-${randomBytes(ID_BYTES).toString('hex')}`;
   const pending: Launcher['pending'] = new Map();
-  const door = createServer({ allowHalfOpen: true }, (socket) => receive(socket, pending));
+  const unheard = new Set<Socket>();
+  const door = createServer({ allowHalfOpen: true }, (socket) => receive(socket, pending, unheard));
   await new Promise<void>((resolve, reject) => door.once('error', reject).listen(`\0${name}`, resolve));
   const child = spawn(PERL, ['-e', PROGRAM, name], {
     ...{ cwd: '/', env: ENVIRONMENT, detached: true },
     stdio: ['pipe', 'pipe', 'inherit'],
   });
-  const launcher = { process: child, door, pending };
+  const launcher = { process: child, door, pending, waiting: 0 };
   child.once('close', () => {
     current = null;
     door.close();
@@ -197,14 +232,22 @@ function listen({ process, pending }: Launcher): void {
   });
 }
 
-/** A pipe says first whose it is. */
-function receive(socket: Socket, pending: Launcher['pending']): void {
+/** A pipe says first whose it is. Anybody on the host can come to the door: who says nothing for longest makes room. */
+function receive(socket: Socket, pending: Launcher['pending'], unheard: Set<Socket>): void {
+  const [longest] = unheard;
+  if (longest && unheard.size >= UNHEARD_MAX) {
+    unheard.delete(longest);
+    longest.destroy();
+  }
+  unheard.add(socket);
   socket.on('error', () => socket.destroy());
+  socket.once('close', () => unheard.delete(socket));
   socket.once('end', () => socket.end());
   const look = (): void => {
     const header = socket.read(HEADER_BYTES) as Buffer | null;
     if (header === null) return;
     socket.off('readable', look);
+    unheard.delete(socket);
     const text = header.toString('latin1');
     const whose = pending.get(text.slice(0, 2 * ID_BYTES));
     if (whose) whose.arrived(Number(text.slice(2 * ID_BYTES)), socket);
@@ -236,97 +279,3 @@ function rest(launcher: Launcher): void {
 function handlesOf({ process, door }: Launcher): { ref(): unknown; unref(): unknown }[] {
   return [process, door, process.stdin as Socket, process.stdout as Socket];
 }
-
-/**
- * In Perl, which every Debian has. `start` → `started PID` and `ended STATUS`, or `refused` with what went wrong; `kill`; `pipes` → `made`, with what went wrong. The numbers
- * are those of pidfd_open, the same on every architecture, and of F_DUPFD_CLOEXEC: a program's descriptors are gathered above those
- * that it asks for, and put in their places at last.
- */
-const PROGRAM = String.raw`use strict;
-use Fcntl;
-use POSIX ();
-use Socket;
-my ($pidfd_open, $dupfd_cloexec, $above) = (434, 1030, 64);
-my $door = pack_sockaddr_un("\0$ARGV[0]");
-my (%pids, %lives);
-my $asked = '';
-POSIX::close($_) for grep { $_ > 2 } map { /(\d+)$/ } glob '/proc/self/fd/*';
-for (;;) {
-  my $ready = '';
-  vec($ready, $_, 1) = 1 for 0, keys %lives;
-  next if select($ready, undef, undef, undef) < 1;
-  reap($_) for grep { vec($ready, $_, 1) } keys %lives;
-  next unless vec($ready, 0, 1);
-  sysread(STDIN, $asked, 65536, length $asked) or last;
-  obey(map { pack 'H*', substr $_, 1 } split / /, $1) while $asked =~ s/^(.*)\n//;
-}
-kill KILL => values %pids;
-
-sub obey {
-  my ($verb, $id, @rest) = @_;
-  if ($verb eq 'start') { launch($id, @rest) }
-  elsif ($verb eq 'pipes') { report('made', $id, pipes(@rest)) }
-  elsif ($pids{$id}) { kill KILL => $pids{$id} }
-}
-
-sub report { syswrite(STDOUT, join(' ', @_) . "\n") }
-
-sub launch {
-  my ($id, @rest) = @_;
-  my $pid = fork;
-  return report('refused', $id, "no process: $!") unless defined $pid;
-  become($id, @rest) unless $pid;
-  my $life = syscall($pidfd_open, $pid, 0);
-  die "pidfd_open: $!: Linux 5.3 or later is needed\n" if $life < 0;
-  $lives{$life} = $id;
-  $pids{$id} = $pid;
-}
-
-sub reap {
-  my ($life) = @_;
-  my $id = delete $lives{$life};
-  waitpid(delete $pids{$id}, 0);
-  POSIX::close($life);
-  report('ended', $id, $?);
-}
-
-sub become {
-  my ($id, $cwd, $count, @rest) = @_;
-  my @given = splice @rest, 0, $count;
-  my @groups = splice @rest, 0, shift @rest;
-  my @held = map { handed($id, $_, $given[$_]) } 0 .. $#given;
-  report('started', $id, $$);
-  POSIX::dup2($held[$_], $_) for 0 .. $#held;
-  join_group($_) for @groups;
-  chdir $cwd or failed("cannot enter $cwd");
-  exec { $rest[0] } @rest or failed("cannot start $rest[0]");
-}
-
-sub handed {
-  my ($id, $descriptor, $what) = @_;
-  my $handle;
-  my $opened = $what eq '|'
-    ? socket($handle, PF_UNIX, SOCK_STREAM, 0) && connect($handle, $door) && syswrite($handle, sprintf '%s%02d', $id, $descriptor)
-    : sysopen($handle, $what eq '-' ? '/dev/null' : $what, $what eq '-' ? O_RDWR : O_RDONLY);
-  return fcntl($handle, $dupfd_cloexec, $above) if $opened;
-  report('refused', $id, "$what: $!");
-  POSIX::_exit(126);
-}
-
-sub join_group {
-  my ($path) = @_;
-  my $group;
-  sysopen($group, $path, O_WRONLY) && syswrite($group, $$) or failed("cannot join $path");
-}
-
-sub failed {
-  my ($what) = @_;
-  syswrite(STDERR, "$what: $!\n");
-  POSIX::_exit(127);
-}
-
-sub pipes {
-  for (@_) { POSIX::mkfifo($_, 0660) && chmod(0660, $_) or return "$_: $!" }
-  return '';
-}
-`;

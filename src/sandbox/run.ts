@@ -19,6 +19,17 @@ export async function run(command: string[], { cwd = '/', timeout_ms, codes }: R
   return output();
 }
 
+/** Runs to the end and returns its exit code, null where it was killed, and what it said: where failures differ. */
+export async function tryRun(
+  command: string[],
+  { timeout_ms }: Pick<RunOptions, 'timeout_ms'>,
+): Promise<{ code: number | null; said: string }> {
+  const program = await start(command, ['ignore', 'pipe', 'pipe']);
+  const said = [collect(program, 1), collect(program, 2)];
+  const { code } = await endedIn(program, timeout_ms);
+  return { code, said: said.map((each) => each().trim()).join(' ') };
+}
+
 /** Resolves when the program ended well; kills it at the time limit. */
 export async function succeeded(
   program: Program,
@@ -26,10 +37,14 @@ export async function succeeded(
   timeout_ms: number,
   codes: number[] = [0],
 ): Promise<void> {
-  const timer = setTimeout(program.kill, timeout_ms);
-  const { code, signal } = await program.closed.finally(() => clearTimeout(timer));
+  const { code, signal } = await endedIn(program, timeout_ms);
   if (code === null || !codes.includes(code))
     throw new Error(`${program.name} ended with ${code ?? `signal ${signal}`}: ${complaint().trim()}`);
+}
+
+async function endedIn(program: Program, timeout_ms: number): Program['closed'] {
+  const timer = setTimeout(program.kill, timeout_ms);
+  return await program.closed.finally(() => clearTimeout(timer));
 }
 
 /**

@@ -233,9 +233,11 @@ describe('files', () => {
       { name: 'note', isDir: false, size: 7, path: '/home/agent/deep/note' },
       { name: 'stream', isDir: false, size: 8, path: '/home/agent/deep/stream' },
     ]);
-    expect(await sandbox.files.exists('/home/agent/deep/note')).toBe(true);
+    for (const there of ['/home/agent/deep/note', '/home/agent/deep', 'deep/er', '/', '/dev/null'])
+      expect(await sandbox.files.exists(there), there).toBe(true);
     await sandbox.files.remove('/home/agent/deep');
-    expect(await sandbox.files.exists('/home/agent/deep/note')).toBe(false);
+    for (const gone of ['/home/agent/deep/note', '/home/agent/deep'])
+      expect(await sandbox.files.exists(gone), gone).toBe(false);
     await expect(sandbox.files.read('/nowhere')).rejects.toThrow(/404/);
   });
 

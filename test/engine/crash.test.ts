@@ -35,7 +35,8 @@ function makeScript(): Script {
 
 /** Effects of a driver, of keys, of deployments, and of computers that no session asks for are killed in tests of their own. */
 const ELSEWHERE = /^(sandbox|secret|snapshot|release|deployment)\.|^blob\.(directory_made|all_removed)$/;
-const OF_OWNERS = /^computer\.(delete_intended|destroyed|snapshot_removed|forgotten|deleted|reaped|rewound)$/;
+const OF_OWNERS =
+  /^computer\.(delete_intended|destroyed|snapshot_removed|forgotten|deleted|reaped|rewind_copied|rewound)$/;
 const reached = failpoints.filter((name) => !ELSEWHERE.test(name) && !OF_OWNERS.test(name));
 
 describe.each(reached)('killed after %s', (failpoint) => {

@@ -43,7 +43,8 @@ describe('the places to be killed at', () => {
   it('are all that computers have', () => {
     const named = failpoints.filter((name) => /^(computer|snapshot)\.|^blob\.all_removed$/.test(name));
     const reached = [...CREATE, ...STOP, ...DELETE, ...SNAPSHOT, ...UNSNAPSHOT];
-    expect([...reached, 'computer.reaped', 'computer.rewound'].toSorted()).toEqual(named.toSorted());
+    const apart = ['computer.reaped', 'computer.rewind_copied', 'computer.rewound'];
+    expect([...reached, ...apart].toSorted()).toEqual(named.toSorted());
   });
 });
 
@@ -67,19 +68,26 @@ describe('killed after', () => {
     },
   );
 
-  it('computer.rewound goes back to the snapshot when it is started', { timeout: 40_000 }, async () => {
-    const doomed = await world.start({ OVERWINTER_FAILPOINT: 'computer.rewound' });
+  it.each([
+    ['computer.rewind_copied', 'has its files as they were', 'other\nfile\nmore\n'],
+    ['computer.rewound', 'goes back to the snapshot when it is started', 'hello\nfile\n'],
+  ])('%s %s', { timeout: 40_000 }, async (failpoint, _, files) => {
+    const doomed = await world.start({ OVERWINTER_FAILPOINT: failpoint });
     const computer = await create(doomed);
     await exec(doomed, computer, 'echo hello > file');
     const { id } = await call(doomed, `POST /v1/computers/${computer.id}/snapshots`, {});
     await exec(doomed, computer, 'echo other > file; echo more > more');
-    const restore = `POST /api/sandboxes/${computer.id}/checkpoints/${id}/restore`;
-    await expect(call(doomed, restore)).rejects.toThrow();
+    await expect(call(doomed, restoreOf(computer, id))).rejects.toThrow();
     await eventually(() => doomed.process.signalCode === 'SIGKILL');
     const node = await world.start();
+    await eventually(async () => (await list(node)).every(({ status }) => AT_REST.has(status)));
+    expect((await exec(node, computer, 'cat file; ls')).stdout).toBe(files);
+    await call(node, restoreOf(computer, id));
     // It needs the snapshot no more.
     await call(node, `DELETE /v1/snapshots/${id}`);
     expect((await exec(node, computer, 'cat file; ls')).stdout).toBe('hello\nfile\n');
+    await call(node, `DELETE /v1/computers/${computer.id}`);
+    expect(fs.globSync(path.join(world.directory, 'blobs', 'computers', computer.id, '*'))).toEqual([]);
     await node.stop();
     await settle(world, bystander);
   });
@@ -184,6 +192,10 @@ async function create(node: TestNode): Promise<Answer> {
   return await call(node, 'POST /v1/computers', {});
 }
 
+function restoreOf({ id }: Answer, snapshot: string): string {
+  return `POST /api/sandboxes/${id}/checkpoints/${snapshot}/restore`;
+}
+
 async function list(node: TestNode): Promise<Answer[]> {
   return (await call(node, 'GET /v1/computers')).computers;
 }
@@ -200,7 +212,7 @@ async function call(node: TestNode, what: string, body?: object): Promise<Answer
     ...(body && { body: JSON.stringify(body) }),
   });
   if (!response.ok) throw new Error(`${what} answered ${response.status}: ${await response.text()}`);
-  return (await response.json()) as Answer;
+  return JSON.parse((await response.text()) || '{}') as Answer;
 }
 
 /** The blobs of snapshots, whole or in parts. */

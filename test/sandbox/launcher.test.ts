@@ -1,8 +1,11 @@
 /** The launcher: what a program gets, how its end is told, and what becomes of both when one of them dies. */
 import { readFileSync, rmSync, mkdtempSync, writeFileSync, statSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import { once } from 'node:events';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { DriverBusy } from '../../src/resource/computer/driver.ts';
 import { makePipes, start, type Program } from '../../src/sandbox/launcher.ts';
 import { collect, run } from '../../src/sandbox/run.ts';
 import { until } from '../conformance/computers.ts';
@@ -115,6 +118,55 @@ describe('the launcher', () => {
     await until(
       async () => (await run(['echo', 'again'], { timeout_ms: 10_000 }).catch(() => '')) === 'again\n',
     );
+  });
+});
+
+describe('a launcher that does not answer', () => {
+  let held: Program;
+  let launcher: number;
+  beforeAll(async () => {
+    held = await start(['sleep', '600'], [...QUIET]);
+    launcher = parentOf(held);
+  });
+  afterEach(() => process.kill(launcher, 'SIGCONT'));
+  afterAll(() => held.kill());
+
+  it('is not waited for without end, and what it begins late is killed', async () => {
+    process.kill(launcher, 'SIGSTOP');
+    const late = start(['sleep', '98761'], ['pipe', 'pipe', 'ignore'], { answer_ms_max: 100 });
+    await expect(late).rejects.toThrow(DriverBusy);
+    await expect(makePipes([join(directory, 'late')], 100)).rejects.toThrow(DriverBusy);
+    process.kill(launcher, 'SIGCONT');
+    // What was asked for before it is done by then.
+    expect(await run(['echo', 'again'], { timeout_ms: 10_000 })).toBe('again\n');
+    const found = ['pgrep', '-xf', 'sleep 98761'];
+    await until(async () => (await run(found, { timeout_ms: 10_000, codes: [0, 1] })) === '');
+  });
+
+  it('has only so many requests waiting for it', async () => {
+    process.kill(launcher, 'SIGSTOP');
+    const asked = Promise.allSettled(Array.from({ length: 1100 }, () => makePipes([])));
+    await expect(makePipes([])).rejects.toThrow('too many requests');
+    process.kill(launcher, 'SIGCONT');
+    expect((await asked).filter(({ status }) => status === 'fulfilled')).toHaveLength(1024);
+    await makePipes([]);
+  });
+
+  it('has a door that those who say nothing do not fill', async () => {
+    const door = `\0${readFileSync(`/proc/${launcher}/cmdline`, 'utf8').split('\0').at(-2)}`;
+    const silent: Socket[] = [];
+    let closed = 0;
+    // One by one: the kernel lets only so many wait for a door to open.
+    while (silent.length < 8200) {
+      const one = connect(door).on('close', () => (closed += 1));
+      await once(one, 'connect');
+      silent.push(one);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    await until(async () => closed >= silent.length - 8192);
+    expect(closed).toBe(silent.length - 8192);
+    expect(await run(['echo', 'heard'], { timeout_ms: 10_000 })).toBe('heard\n');
+    for (const socket of silent) socket.destroy();
   });
 });
 

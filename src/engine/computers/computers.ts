@@ -14,9 +14,8 @@ import {
 import type { ComputerSpec } from '../../resource/computer/spec.ts';
 import { OverwinterError } from '../../resource/error.ts';
 import { oneAtATime } from '../../resource/serial.ts';
-import { markDeleted } from '../../store/computer/computers.ts';
-import { forgetEnv, readSealedEnv } from '../../store/computer/keeping.ts';
-import { unpublishAll } from '../../store/computer/ports.ts';
+import { forgetComputer } from '../../store/computer/computers.ts';
+import { readSealedEnv } from '../../store/computer/keeping.ts';
 import type { Runtime } from '../runtime.ts';
 import { watched, type Watched } from './activity.ts';
 import { createHistory, type History } from './history.ts';
@@ -46,10 +45,11 @@ export type Computers = {
   /** Removes every byte of it. Idempotent. */
   remove: (id: string) => Promise<ComputerState>;
   /**
-   * The running computer, if this node has it; one whose processes have died is woken again.
+   * The running computer, if this node has it; one whose processes have died is woken again, unless it is taken `as it is`, as those do
+   * who only read.
    * @throws OverwinterError `conflict` when it does not run, `unavailable` when another node has it.
    */
-  use: (id: string) => Promise<Computer>;
+  use: (id: string, as?: 'as it is') => Promise<Computer>;
   /**
    * Writes its files as they are to a blob; of a running computer while it stands still, where its driver can hold it. Returns the size.
    * @throws OverwinterError `conflict` when there are none on this machine.
@@ -65,7 +65,7 @@ export type Computers = {
   sleepUnused: (id: string, after_ms: number, save?: 'save') => Promise<void>;
   /**
    * Stops it, makes its files those of the blob, and starts it.
-   * @throws OverwinterError `conflict` unless it runs or is stopped.
+   * @throws OverwinterError `conflict` unless it runs or is stopped, `not_found` when the blob is gone: it runs on then.
    */
   rewind: (id: string, blob: string) => Promise<ComputerState>;
   /** Ends its processes without a word in its log, which another runner writes by now. */
@@ -180,10 +180,7 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
     // Whatever crashes have left of earlier ones goes with the last.
     await runtime.blobs.deleteAll(`computers/${id}`);
     await runtime.fail('computer.snapshot_removed');
-    const { db } = runtime.database;
-    await unpublishAll(db, id);
-    await forgetEnv(db, id);
-    await markDeleted(db, id, new Date(Math.round(runtime.now())));
+    await forgetComputer(runtime.database.db, id, new Date(Math.round(runtime.now())));
     await runtime.fail('computer.forgotten');
     const deleted = await append(id, { type: 'deleted' });
     await runtime.fail('computer.deleted');
@@ -199,17 +196,32 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
   }
 
   async function rewind(id: string, blob: string): Promise<ComputerState> {
-    expectLegal((await log.state(id)).status, 'rewind');
-    const { state } = await stop(id, 'asked', false);
-    const snapshot = await copyBlob(runtime, blob, `computers/${id}/rewound-${state.generation}.tar.zst`);
-    await append(id, { type: 'rewind', snapshot });
+    const before = await log.state(id);
+    expectLegal(before.status, 'rewind');
+    await expectHere(runtime, before);
+    const snapshot = `computers/${id}/rewound-${before.generation}.tar.zst`;
+    await copyBlob(runtime, blob, snapshot);
+    await runtime.fail('computer.rewind_copied');
+    const { snapshot: former } = await stopForRewind(id, snapshot);
     await runtime.fail('computer.rewound');
-    if (state.snapshot !== null && state.snapshot !== snapshot && isOwnBlob(id, state.snapshot))
-      await runtime.blobs.delete(state.snapshot);
+    if (former !== null && former !== snapshot && isOwnBlob(id, former)) await runtime.blobs.delete(former);
     return (await start(id, {})).state;
   }
 
-  async function use(id: string): Promise<Computer> {
+  /** Its state when it had stopped. What is refused leaves no copy; after another failure the log may name it. */
+  async function stopForRewind(id: string, snapshot: string): Promise<ComputerState> {
+    try {
+      const { state } = await stop(id, 'asked', false);
+      await append(id, { type: 'rewind', snapshot });
+      return state;
+    } catch (error) {
+      if (error instanceof OverwinterError && error.code !== 'unavailable')
+        await runtime.blobs.delete(snapshot);
+      throw error;
+    }
+  }
+
+  async function use(id: string, as?: 'as it is'): Promise<Computer> {
     const state = await log.state(id, 'held');
     const handle = liveHandle(state);
     handle?.touch();
@@ -218,6 +230,7 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
       const now = await log.state(id);
       expectLegal(now.status, 'exec');
       await expectHere(runtime, now);
+      if (as === 'as it is' && !liveHandle(now)) throw new OverwinterError('conflict', DEAD);
       return (await start(id, {})).computer;
     });
   }
@@ -247,6 +260,8 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
     append,
   };
 }
+
+const DEAD = 'the processes of the computer have ended: a command or a start wakes it, a read does not';
 
 /** Also what a crash left on its way: nothing is under way here while its turn has come. */
 const STOPPABLE: ReadonlySet<ComputerStatus> = new Set([
@@ -305,10 +320,15 @@ function limitsOf(spec: ComputerSpec): ComputerLimits {
   };
 }
 
-/** So that nothing which is done with the one it was made of reaches the computer. */
-async function copyBlob(runtime: Runtime, from: string, to: string): Promise<string> {
-  await runtime.blobs.put(to, await openSnapshot(runtime, from));
-  return to;
+/** So that nothing which is done with the one it was made of reaches the computer. @throws OverwinterError `not_found` */
+async function copyBlob({ blobs }: Runtime, from: string, to: string): Promise<void> {
+  const content = await blobs.get(from);
+  try {
+    if (content) return void (await blobs.put(to, content));
+  } catch (error) {
+    if (await blobs.get(from)) throw error;
+  }
+  throw new OverwinterError('not_found', 'the snapshot was deleted meanwhile');
 }
 
 async function openSnapshot(runtime: Runtime, name: string): Promise<AsyncIterable<Uint8Array>> {
@@ -353,7 +373,7 @@ async function isElsewhere(
 /** What went wrong, for whoever asks about the computer; what the sandbox said stands in the log. */
 function sentenceOf(error: Error): string {
   if (error instanceof OverwinterError) return error.message;
-  const known = error.name === 'ComputerLost' || error.name === 'Unsupported';
+  const known = ['ComputerLost', 'DriverBusy', 'Unsupported'].includes(error.name);
   return known
     ? error.message.slice(0, 500)
     : 'the computer could not be started; the log of the server says why';

@@ -1,9 +1,10 @@
 /** One command in a running computer, for its owner: bounded in time and output, noted in the computer's history. */
-import type { Execution, Exit, OutputChunk } from '../../resource/computer/driver.ts';
+import type { Computer, ExecSpec, Execution, Exit, OutputChunk } from '../../resource/computer/driver.ts';
 import type { ComputerState } from '../../resource/computer/life.ts';
 import type { CommandStatus } from '../../store/computer/commands.ts';
 import type { Runtime } from '../runtime.ts';
 import type { Computers } from './computers.ts';
+import type { History } from './history.ts';
 
 export type CommandRequest = {
   /** Where the caller has to know it before. */
@@ -52,49 +53,66 @@ export async function runCommand(
   computer: ComputerState,
   request: CommandRequest,
 ): Promise<RunningCommand> {
-  const { script, timeout_ms, source, signal, cwd = HOME, stdin } = request;
+  const { script, timeout_ms, source, signal, cwd = HOME, stdin, env } = request;
   const handle = await computers.use(computer.id);
   const { id = runtime.newId('command') } = request;
-  const started_at = new Date(Math.round(runtime.now()));
-  const noteEnd = computers.history.begin(org, {
-    ...{
-      id,
-      computer_id: computer.id,
-      source,
-      node: runtime.machine,
-      timeout_ms: Math.min(timeout_ms, NO_LIMIT_MS - 1),
-      started_at,
-    },
-  });
-  const execution = handle.exec({
+  const bytes_max = request.output_bytes_max ?? runtime.settings.computers.exec_output_bytes_max;
+  const spec = {
     ...{ script, timeout_ms, cwd },
-    ...(request.env && { env: request.env }),
+    ...(env && { env }),
     ...(signal && { signal }),
     ...(stdin && { stdin }),
+  };
+  const command = { org, id, computer_id: computer.id, source, bytes_max };
+  return runNoted(runtime, computers.history, handle, spec, command);
+}
+
+type Noted = {
+  org: string;
+  id: string;
+  computer_id: string;
+  source: CommandRequest['source'];
+  bytes_max: number;
+};
+
+/** Runs it, and notes in the computer's history that it began and how it ended, also where that cannot be told. */
+export function runNoted(
+  runtime: Runtime,
+  history: History,
+  handle: Pick<Computer, 'exec'>,
+  spec: ExecSpec,
+  { org, bytes_max, ...command }: Noted,
+): RunningCommand & { exit: Promise<Exit> } {
+  const started_at = new Date(Math.round(runtime.now()));
+  const { timeout_ms } = spec;
+  const noteEnd = history.begin(org, {
+    ...{ ...command, node: runtime.machine, timeout_ms: Math.min(timeout_ms, NO_LIMIT_MS - 1), started_at },
   });
+  const passed_ms = (): number => Math.round(runtime.now()) - started_at.getTime();
+  const execution = handle.exec(spec);
   const said: Said = { stdout: 0, stderr: 0, truncated: false };
-  const bytes_max = request.output_bytes_max ?? runtime.settings.computers.exec_output_bytes_max;
   const drained = Promise.withResolvers<void>();
   const output = bounded(execution, said, bytes_max, drained.resolve);
-  const end = execution.exit.then((exit) => endOf(exit, Math.round(runtime.now()) - started_at.getTime()));
+  const end = execution.exit.then((exit) => endOf(exit, passed_ms()));
+  const noted = end.catch(() => ({ ...FAILED, duration_ms: passed_ms() }));
   // The rest of the output may come after the exit.
-  Promise.all([end.catch(() => FAILED), drained.promise]).then(
-    ([{ exit_code, error_type, duration_ms }]) =>
-      noteEnd({
-        ...{ exit_code, error_type, status: statusOf(exit_code, error_type) },
-        ended_at: new Date(started_at.getTime() + duration_ms),
-        ...{ stdout_bytes: said.stdout, stderr_bytes: said.stderr },
-      }),
-    () => undefined,
+  void Promise.all([noted, drained.promise]).then(([{ exit_code, error_type, duration_ms }]) =>
+    noteEnd({
+      ...{ exit_code, error_type, status: statusOf(exit_code, error_type) },
+      ended_at: new Date(started_at.getTime() + duration_ms),
+      ...{ stdout_bytes: said.stdout, stderr_bytes: said.stderr },
+    }),
   );
-  return { id, started_at, output, end, said };
+  return { id: command.id, started_at, output, end, exit: execution.exit, said };
 }
 
 /** What a command has said so far; `truncated`: some of it was dropped. */
 type Said = { stdout: number; stderr: number; truncated: boolean };
 
 /** Of a command that could not be run. */
-const FAILED: CommandEnd = { exit_code: 137, timed_out: false, error_type: 'internal', duration_ms: 0 };
+export const FAILED: CommandEnd = {
+  ...{ exit_code: EXIT_KILLED, timed_out: false, error_type: 'internal', duration_ms: 0 },
+};
 
 export type CommandResult = CommandEnd & { id: string; stdout: string; stderr: string; truncated: boolean };
 
@@ -134,7 +152,7 @@ async function* bounded(
   }
 }
 
-export function endOf(exit: Exit, duration_ms: number): CommandEnd {
+function endOf(exit: Exit, duration_ms: number): CommandEnd {
   switch (exit.outcome) {
     case 'exited': {
       const error_type = exit.out_of_memory ? 'out_of_memory' : null;
@@ -151,7 +169,7 @@ export function endOf(exit: Exit, duration_ms: number): CommandEnd {
   }
 }
 
-export function statusOf(exit_code: number, error_type: string | null): CommandStatus {
+function statusOf(exit_code: number, error_type: string | null): CommandStatus {
   if (error_type === 'timeout') return 'timed_out';
   if (error_type === 'computer_lost') return 'lost';
   return exit_code === 0 ? 'completed' : 'failed';

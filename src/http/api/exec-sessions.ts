@@ -81,7 +81,7 @@ function mountStart(api: Api, ground: Ground): void {
       ...{ method: 'get', path, ...admit.org('read') },
       request: { params: SandboxPath },
       responses: {
-        200: json(z.array(Session), 'Those that run and those that ended in the last ten minutes.'),
+        200: json(z.array(Session), 'Those that run, and those of the last ten minutes but `exec/run`.'),
         ...refusals,
       },
     }),

@@ -86,6 +86,7 @@ function mountRun(api: Api, ground: Ground): void {
         if (signal.aborted) kill();
         const { exit_code } = await session.ended;
         const { stdout, stderr, truncated } = session.result();
+        sessions.forget(session);
         return context.json({ exitCode: exit_code, stdout, stderr, truncated }, 200);
       } finally {
         leave();

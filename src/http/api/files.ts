@@ -46,12 +46,21 @@ function mountRead(api: Api, ground: Ground): void {
     createRoute({
       ...{ method: 'get', path, ...ground.admit.org('read') },
       request,
-      responses: { 200: { description: 'The bytes of the file.', ...bytes }, ...refusals },
+      responses: {
+        200: { description: 'The bytes of the file.', ...bytes },
+        204: {
+          description: 'It is there, and no file: a directory, for example. Clients ask so whether it is.',
+        },
+        ...refusals,
+      },
     }),
     async (context) => {
       const caller = context.get('caller');
+      const { path } = context.req.valid('query');
       const computer = await handle(ground, context, caller, context.req.valid('param').sandbox_id);
-      await sendFile(context, ground, caller, computer, context.req.valid('query').path);
+      const entry = await statFile(computer, path);
+      if (entry.type !== 'file') return context.body(null, 204);
+      await sendFile(context, ground, caller, computer, { path, size: entry.size });
       return RESPONSE_ALREADY_SENT;
     },
   );
@@ -139,11 +148,10 @@ export async function sendFile(
   ground: Ground,
   holder: Parameters<typeof download>[2],
   computer: Computer,
-  file: string,
+  { path: file, size }: { path: string; size: number },
 ): Promise<void> {
-  const { size, type } = await statFile(computer, file);
   // Files of the kernel say that they are empty.
-  const length = type === 'file' && size > 0 ? { 'content-length': String(size) } : {};
+  const length = size > 0 ? { 'content-length': String(size) } : {};
   await download(context, ground, holder, { 'content-type': OCTETS, ...length }, (signal) =>
     readFile(computer, file, signal),
   );

@@ -30,7 +30,7 @@ export async function awake(ground: Ground, caller: Caller, id: string): Promise
   const found = await findSandbox(ground, caller.org, id);
   const state = MOVING.has(found.status) ? await computers.settled(found.id) : found;
   if (state.status === 'running') return state;
-  if (authorize(caller, { org_key: 'write' }, undefined) !== 'allow')
+  if (!mayWake(caller))
     throw new OverwinterError(
       'conflict',
       `the computer is ${state.status}, and a key that may only read starts none`,
@@ -40,7 +40,12 @@ export async function awake(ground: Ground, caller: Caller, id: string): Promise
   throw new OverwinterError('conflict', woken.last_error ?? `the computer is ${woken.status}`);
 }
 
-/** Its handle, for those that read and write in it. */
+/** Its handle, for those that read and write in it. @throws OverwinterError as `awake` does. */
 export async function awakeHandle(ground: Ground, caller: Caller, id: string): Promise<Computer> {
-  return await ground.computers.use((await awake(ground, caller, id)).id);
+  const state = await awake(ground, caller, id);
+  return await ground.computers.use(state.id, mayWake(caller) ? undefined : 'as it is');
+}
+
+function mayWake(caller: Caller): boolean {
+  return authorize(caller, { org_key: 'write' }, undefined) === 'allow';
 }

@@ -6,7 +6,7 @@ import { body, json, type Api } from '../api.ts';
 import type { Ground } from './app.ts';
 import { refusals } from './error.ts';
 import { awake, findSandbox, withKeeping } from './find.ts';
-import { domainOf } from './preview-host.ts';
+import { domainOf } from '../published/host.ts';
 import { renderSandbox, Sandbox, SandboxPath, Timeout } from './wire.ts';
 
 const Hibernated = z

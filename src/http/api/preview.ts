@@ -13,7 +13,7 @@ import { Time } from '../wire.ts';
 import type { Ground } from './app.ts';
 import { refusals } from './error.ts';
 import { findSandbox } from './find.ts';
-import { hostOf } from './preview-host.ts';
+import { hostOf } from '../published/host.ts';
 import { makeToken } from './sandboxes.ts';
 import { SandboxPath } from './wire.ts';
 

@@ -12,7 +12,7 @@ import { body, json, limit, text, type Api } from '../api.ts';
 import type { Ground } from './app.ts';
 import { refusals } from './error.ts';
 import { findSandbox, withKeeping } from './find.ts';
-import { domainOf } from './preview-host.ts';
+import { domainOf } from '../published/host.ts';
 import { renderSandbox, Sandbox, SandboxPath, SIZES, Timeout, Variables } from './wire.ts';
 
 /** As the clients' documentation has it; the clients themselves say 0. */

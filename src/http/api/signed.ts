@@ -2,7 +2,7 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import type { Context } from 'hono';
-import { writeFile } from '../../engine/computers/files.ts';
+import { statFile, writeFile } from '../../engine/computers/files.ts';
 import { OverwinterError } from '../../resource/error.ts';
 import type { KeyScope } from '../../resource/api-key.ts';
 import { isId } from '../../resource/id.ts';
@@ -69,7 +69,9 @@ export function mountSigned(api: Api, ground: Ground): void {
   api.all('/sandboxes/:sandbox_id/files/download', async (context) => {
     expectMethod(context, 'GET');
     const { link, holder } = await opened(ground, context, 'download');
-    await sendFile(context, ground, holder, await awakeHandle(ground, holder, link.id), link.path);
+    const computer = await awakeHandle(ground, holder, link.id);
+    const { size } = await statFile(computer, link.path);
+    await sendFile(context, ground, holder, computer, { path: link.path, size });
     return RESPONSE_ALREADY_SENT;
   });
   api.all('/sandboxes/:sandbox_id/files/upload', async (context) => {
@@ -85,12 +87,14 @@ export function mountSigned(api: Api, ground: Ground): void {
 
 type Opened = { link: Link; holder: Caller };
 
-/** @throws OverwinterError `forbidden` */
+/** One request of the key that the URL was made with. @throws OverwinterError `forbidden`, `rate_limited` */
 async function opened(ground: Ground, context: Context<Env>, purpose: Link['purpose']): Promise<Opened> {
   const address = context.env.incoming.socket.remoteAddress ?? '';
   const found = await ground.admit.attempt(address, () => look(ground, context, purpose));
-  if (found) return found;
-  throw new OverwinterError('forbidden', 'the signature of the URL is not valid, or not any more');
+  if (!found)
+    throw new OverwinterError('forbidden', 'the signature of the URL is not valid, or not any more');
+  await ground.admit.count(found.holder);
+  return found;
 }
 
 async function look(

@@ -12,8 +12,8 @@ import { say } from './say.ts';
 export type ExchangeOptions = {
   /** The scheme that visitors use. */
   proto: string;
-  /** The header that was for us, and is none of the program's business. */
-  hides?: string | undefined;
+  /** Of the token that was for us, and is none of the program's business. */
+  hides: Uint8Array | null;
   /** From the end of the request to the first byte of the answer. */
   first_byte_ms: number;
   /** Aborted when the server stops. */

@@ -9,9 +9,10 @@ import type { Runtime } from '../../engine/runtime.ts';
 import { createVisits } from '../../engine/computers/publish.ts';
 import { ComputerLost, ConnectionRefused, Unsupported } from '../../resource/computer/driver.ts';
 import { OverwinterError } from '../../resource/error.ts';
-import { digest, sameDigest } from '../../secret/key.ts';
 import { findPort, type PortName } from '../../store/computer/ports.ts';
 import { exchange } from './exchange.ts';
+import { bearsToken } from './headers.ts';
+import { domainOf, withoutPort } from './host.ts';
 import { say } from './say.ts';
 
 export type PublishedPorts = {
@@ -69,12 +70,11 @@ export function createPublishedPorts(
   const visits_of = createVisits(runtime, computers, options.auto_resume);
 
   async function visit(incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> {
-    const which = portOf(incoming, domainOf(options.url()));
+    const which = portOf(incoming, options.url());
     const port = which && (await findPort(runtime.database.db, which));
     if (!port) return say(outgoing, 404, NO_SUCH_PORT);
-    const token = tokenOf(incoming, port.preview_digest);
-    if (port.preview_digest !== null && token === undefined) return say(outgoing, 401, NO_TOKEN);
-    const { computer_id } = port;
+    const { computer_id, preview_digest: hides } = port;
+    if (hides !== null && !bearsToken(incoming, hides)) return say(outgoing, 401, NO_TOKEN);
     const count = visits.get(computer_id) ?? 0;
     if (count >= visits_max) return say(outgoing, 503, 'Too many visitors at once; try again.');
     visits.set(computer_id, count + 1);
@@ -82,7 +82,7 @@ export function createPublishedPorts(
       const connection = await visits_of.connect(port);
       if (outgoing.destroyed || signal.aborted) return void connection.destroy();
       const proto = new URL(options.url().replace('*', 'p')).protocol.slice(0, -1);
-      await exchange(connection, incoming, outgoing, { proto, first_byte_ms, signal, hides: token });
+      await exchange(connection, incoming, outgoing, { proto, first_byte_ms, signal, hides });
     } finally {
       const left = (visits.get(computer_id) ?? 0) - 1;
       if (left > 0) visits.set(computer_id, left);
@@ -91,45 +91,30 @@ export function createPublishedPorts(
   }
 
   return {
-    wants: (incoming) => labelOf(incoming, domainOf(options.url())) !== undefined,
+    wants: (incoming) => labelOf(incoming, options.url()) !== undefined,
     visit: (incoming, outgoing) => {
       visit(incoming, outgoing).catch((error: unknown) => refuse(runtime, outgoing, error));
     },
   };
 }
 
-/** `apps.example.com` of `https://*.apps.example.com:8443`. */
-function domainOf(template: string): string {
-  return new URL(template.replace('*.', '')).hostname.toLowerCase();
-}
-
 /** The first label of the host, where the host is one that a port could have. */
-function labelOf({ headers }: IncomingMessage, domain: string): string | undefined {
-  const host = (headers.host ?? '').toLowerCase().replace(/:\d*$/, '').replace(/\.$/, '');
+function labelOf({ headers }: IncomingMessage, ports_url: string): string | undefined {
+  const domain = withoutPort(domainOf(ports_url));
+  const host = withoutPort((headers.host ?? '').toLowerCase()).replace(/\.$/, '');
   if (!host.endsWith(`.${domain}`)) return undefined;
   const label = host.slice(0, -domain.length - 1);
   return LABEL.test(label) ? label : undefined;
 }
 
-function portOf(incoming: IncomingMessage, domain: string): PortName | undefined {
-  const label = labelOf(incoming, domain) ?? '';
+function portOf(incoming: IncomingMessage, ports_url: string): PortName | undefined {
+  const label = labelOf(incoming, ports_url) ?? '';
   const hex = /^p-([0-9a-f]{24})$/.exec(label)?.[1];
   if (hex !== undefined) return { id: `cpp_${hex}` };
   const deployment = /^d-([0-9a-f]{24})$/.exec(label)?.[1];
   if (deployment !== undefined) return { deployment_id: `dep_${deployment}` };
   const [, computer, port] = /^cmp[_-]([0-9a-f]{24})-p(\d{1,5})$/.exec(label) ?? [];
   return computer === undefined ? undefined : { computer_id: `cmp_${computer}`, port: Number(port) };
-}
-
-/** The header that bears the token of the digest; undefined when none does. */
-function tokenOf({ headers }: IncomingMessage, wanted: Uint8Array | null): string | undefined {
-  if (wanted === null) return undefined;
-  const bearer = /^Bearer +(\S+)$/i.exec(headers.authorization ?? '')?.[1];
-  const presented = { 'x-oc-preview-token': headers['x-oc-preview-token'], authorization: bearer };
-  const found = Object.entries(presented).find(
-    ([, token]) => typeof token === 'string' && sameDigest(digest(token), wanted),
-  );
-  return found?.[0];
 }
 
 function refuse(runtime: Runtime, outgoing: ServerResponse, error: unknown): void {

@@ -75,7 +75,7 @@ function mountReads(api: Api, ground: Ground): void {
     }),
     async (context) => {
       const { path } = context.req.valid('query');
-      const computer = await running(context, ground, context.req.valid('param').computer_id);
+      const computer = await running(context, ground, context.req.valid('param').computer_id, 'as it is');
       const { size, type } = await statFile(computer, path);
       // Files of the kernel say that they are empty.
       const length = type === 'file' && size > 0 ? { 'content-length': String(size) } : {};
@@ -103,7 +103,7 @@ function mountReads(api: Api, ground: Ground): void {
     }),
     async (context) => {
       const { path } = context.req.valid('query');
-      const computer = await running(context, ground, context.req.valid('param').computer_id);
+      const computer = await running(context, ground, context.req.valid('param').computer_id, 'as it is');
       const entries = await listFiles(computer, path);
       const files = entries.map((entry) => render(entry, `${path.replace(/\/+$/, '')}/${entry.name}`));
       return context.json({ path, files, count: files.length }, 200);
@@ -181,7 +181,7 @@ function mountArchives(api: Api, ground: Ground): void {
     }),
     async (context) => {
       const { path } = context.req.valid('query');
-      const computer = await running(context, ground, context.req.valid('param').computer_id);
+      const computer = await running(context, ground, context.req.valid('param').computer_id, 'as it is');
       await download(context, ground, context.get('caller'), { 'content-type': TAR }, (signal) =>
         readArchive(computer, path, signal),
       );
@@ -210,13 +210,15 @@ function mountArchives(api: Api, ground: Ground): void {
 
 type FileContext = Context<Env & { Variables: { caller: Caller } }>;
 
+/** @param as a read takes it as it is: what reads starts no processes. */
 async function running(
   context: FileContext,
   { runtime, computers }: Ground,
   name: string,
+  as?: 'as it is',
 ): Promise<Computer> {
   const { id } = await getComputer(runtime, context.get('caller').org, name);
-  return await computers.use(id);
+  return await computers.use(id, as);
 }
 
 function render(entry: FileEntry, path: string): z.infer<typeof File> {

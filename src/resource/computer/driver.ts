@@ -110,7 +110,7 @@ export type WakeRequest = {
   from_generation: number;
   /** The generation that this wake begins; written beside the files. */
   generation: number;
-  /** Opens the last snapshot, to be restored when the files are gone; null when there is none. */
+  /** Opens the last snapshot, to be restored when the files are gone or ruined; null when there is none. */
   snapshot: (() => Promise<AsyncIterable<Uint8Array>>) | null;
   limits: ComputerLimits;
   network: NetworkPolicy;
@@ -197,5 +197,13 @@ export class Unsupported extends Error {
   constructor(message: string) {
     super(message);
     this.name = 'Unsupported';
+  }
+}
+
+/** The driver, or its host, has too much to do; what was asked for may be asked again. */
+export class DriverBusy extends Error {
+  constructor(message: string) {
+    super(message);
+    this.name = 'DriverBusy';
   }
 }

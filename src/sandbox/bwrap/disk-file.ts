@@ -9,7 +9,7 @@ import { chmod, mkdir, open, readFile, readdir, rename, rm, stat, statfs, trunca
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { ComputerLost } from '../../resource/computer/driver.ts';
-import { run } from '../run.ts';
+import { run, tryRun } from '../run.ts';
 import { FRESH, WRITABLE } from './mounts.ts';
 import type { Disk } from './mounts.ts';
 
@@ -44,10 +44,13 @@ const REST_SHARE = 1 / 8192;
 const REST_BYTES = 1_048_576;
 const BLOCK_BYTES = 4096;
 const SUPERBLOCK_BYTES = 1024;
+const MAGIC_BYTES = 56;
 const STATE_BYTES = 58;
+const MAGIC = 0xef53;
 const CLEAN = 1;
-/** Of e2fsck: no fault is left; 2 says that a disk in use would need a restart. */
-const REPAIRED = [0, 1, 2, 3];
+/** The exit codes of e2fsck, which are added up: faults are left; it could not do its work. */
+const FAULTS_LEFT = 4;
+const NOT_DONE = 8;
 
 const TRY = 'mount -n -t ext4 -o loop,ro "$1" "$2"';
 const TRIM = '[ -d "$1/$2" ] && exec fstrim "$1"';
@@ -139,28 +142,40 @@ function sizeFor(bytes: number): number {
 
 /**
  * Repairs what the host's crash left. The superblock says so: without a journal the kernel takes its mark away for as
- * long as the file is mounted.
- * @throws ComputerLost when it cannot be repaired.
+ * long as the file is mounted. Returns null when the disk is whole, and what is wrong with it when no repair helps.
+ * @throws ComputerLost when the repair could not be made; the next may be.
  */
-export async function repairDisk(file: string, fail: Fail): Promise<void> {
+export async function repairDisk(file: string, fail: Fail): Promise<string | null> {
   // A device that goes writes to the last moment.
-  if ((await isClean(file)) || (await isAttached(file)) || (await isClean(file))) return;
+  if ((await isClean(file)) || (await isAttached(file)) || (await isClean(file))) return null;
   // Nobody is there to be asked.
-  await run(['e2fsck', '-y', file], {
-    timeout_ms: REPAIR_MS_MAX,
-    codes: REPAIRED,
-  }).catch((error: Error) => {
-    throw new ComputerLost(`the computer's disk cannot be repaired: ${error.message.slice(0, 200)}`);
-  });
+  const { code, said } = await tryRun(['e2fsck', '-y', file], { timeout_ms: REPAIR_MS_MAX });
   await fail('sandbox.disk_repaired');
+  if (code !== null && code < FAULTS_LEFT) return null;
+  // Where the host keeps it is nobody's business who reads this.
+  const why = said.replaceAll(file, 'the disk').replaceAll(/\s+/g, ' ').slice(0, 200);
+  const sentence = `the computer's disk cannot be repaired: e2fsck ended with ${code}: ${why}`;
+  if (code !== null && (await isHopeless(code, file))) return sentence;
+  throw new ComputerLost(sentence);
+}
+
+/** Faults that are left after a whole repair; or no file system, on which e2fsck cannot begin. */
+async function isHopeless(code: number, file: string): Promise<boolean> {
+  if (code < NOT_DONE) return true;
+  return code === NOT_DONE && (await readSuperblock(file, MAGIC_BYTES)) !== MAGIC;
 }
 
 /** The mark of the file system that nothing is wrong with it, and nothing else. */
 async function isClean(file: string): Promise<boolean> {
+  return (await readSuperblock(file, STATE_BYTES)) === CLEAN;
+}
+
+/** A number of 16 bits; 0 where the file ends before it. */
+async function readSuperblock(file: string, at: number): Promise<number> {
   const handle = await open(file);
   try {
-    const { buffer } = await handle.read(Buffer.alloc(2), 0, 2, SUPERBLOCK_BYTES + STATE_BYTES);
-    return buffer.readUInt16LE() === CLEAN;
+    const { buffer } = await handle.read(Buffer.alloc(2), 0, 2, SUPERBLOCK_BYTES + at);
+    return buffer.readUInt16LE();
   } finally {
     await handle.close();
   }

@@ -166,9 +166,11 @@ export async function listComputers(db: Db, org: string, filter: ComputerFilter)
   return (await query.execute()).map((row) => row.state as ComputerState);
 }
 
-/** Frees the name, once nothing of the computer is left. */
-export async function markDeleted(db: Db, id: string, at: Date): Promise<void> {
+/** Frees its name and removes what its row does not hold, all or nothing, once nothing of the computer itself is left. */
+export async function forgetComputer(db: Db, id: string, at: Date): Promise<void> {
   await db
+    .with('unpublished', (each) => each.deleteFrom('published_port').where('computer_id', '=', id))
+    .with('unsealed', (each) => each.deleteFrom('computer_env').where('id', '=', id))
     .updateTable('computer')
     .set({ deleted_at: at })
     .where('id', '=', id)

@@ -61,7 +61,3 @@ export async function readSealedEnv(db: Db, id: string): Promise<SealedEnv | und
     .where('id', '=', id)
     .executeTakeFirst();
 }
-
-export async function forgetEnv(db: Db, id: string): Promise<void> {
-  await db.deleteFrom('computer_env').where('id', '=', id).execute();
-}

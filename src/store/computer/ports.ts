@@ -92,7 +92,3 @@ export async function unpublishPort(
     .executeTakeFirstOrThrow();
   return numDeletedRows > 0n;
 }
-
-export async function unpublishAll(db: Db, computer_id: string): Promise<void> {
-  await db.deleteFrom('published_port').where('computer_id', '=', computer_id).execute();
-}

@@ -104,6 +104,33 @@ describe('a sandbox that hibernates', () => {
   });
 });
 
+describe('a sandbox whose processes have died', () => {
+  it('is started by what writes, and not by a key that may read nor by a read of /v1', async () => {
+    const { key } = await makeKey(server.runtime, server.org.id, { scopes: ['read'] });
+    const v1 = `/v1/computers/${id}`;
+    await server.ask(`PUT ${at}/files?path=note`, { raw: 'kept' });
+    await server.computers.awake(id)!.hibernate();
+    const before = await server.runtime.computer_log.state(id);
+    expect(before.status).toBe('running');
+    for (const [what, by] of [
+      [`GET ${at}/files?path=note`, key],
+      [`GET ${at}/files/list?path=/`, key],
+      [`GET ${v1}/files?path=note`, key],
+      [`GET ${v1}/files?path=note`, server.org.key],
+      [`GET ${v1}/files/list?path=/`, server.org.key],
+      [`GET ${v1}/archive?path=/home`, server.org.key],
+    ] as const) {
+      const { status, text } = await server.ask(what, { key: by });
+      expect([status, text], what).toEqual([409, expect.stringContaining('the processes of the computer')]);
+    }
+    for (const what of [`GET ${at}`, `GET ${at}/exec`, `GET ${v1}/observability`, `GET ${v1}/commands`])
+      expect((await server.ask(what, { key })).status, what).toBe(200);
+    expect(await server.runtime.computer_log.state(id)).toEqual(before);
+    expect((await server.ask(`PUT ${at}/files?path=more`, { raw: 'x' })).status).toBe(204);
+    expect((await server.ask(`GET ${at}/files?path=note`, { key })).text).toBe('kept');
+  });
+});
+
 describe('a command that outlives who asked', () => {
   it('is remembered by the history when its output is not', async () => {
     const { json } = await server.ask(`POST /v1/computers/${id}/exec`, { body: { command: 'exit 3' } });
@@ -113,6 +140,13 @@ describe('a command that outlives who asked', () => {
       exitCode: 3,
       error: expect.stringContaining('not kept') as string,
     });
+  });
+
+  it('is forgotten once who waited for it has its result', async () => {
+    const { json } = await server.ask(`POST ${at}/exec/run`, { body: { cmd: 'echo waited for' } });
+    expect(json['stdout']).toBe('waited for\n');
+    const listed = (await server.ask(`GET ${at}/exec`)).json as unknown as Json[];
+    expect(listed.filter(({ command }) => command === 'echo waited for')).toEqual([]);
   });
 
   it('says when some of its output was dropped', async () => {
@@ -143,11 +177,11 @@ describe('a command that outlives who asked', () => {
       linger_ms: null,
     } as const;
     let left = 500_000;
-    const fits = (bytes: number): boolean => (left -= bytes) >= 0;
     const session = createExecSession({ ...asked, keeps: 'whole' }, command, {
       stdin: undefined,
       kill: () => undefined,
-      fits,
+      take: (bytes) => (left -= bytes) >= 0,
+      give: (bytes) => (left += bytes),
     });
     await session.ended;
     expect([session.result().stdout.length, session.result().truncated]).toEqual([500_000, true]);

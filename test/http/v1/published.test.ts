@@ -11,6 +11,7 @@ import {
   portUrl,
   type PublishedOptions,
 } from '../../../src/http/published/published.ts';
+import { changeKeeping } from '../../../src/store/computer/keeping.ts';
 import { startComputerServer } from '../../helpers/computers.ts';
 import type { TestServer } from '../../helpers/http.ts';
 import { eventually } from '../../helpers/world.ts';
@@ -123,7 +124,7 @@ async function listen(options: Partial<PublishedOptions>): Promise<Server> {
 }
 
 type Visit = Omit<RequestOptions, 'headers'> & {
-  headers?: Record<string, string>;
+  headers?: Record<string, string | string[]>;
   body?: Buffer;
   at?: Server;
   to?: string;
@@ -183,6 +184,25 @@ describe('a visitor', () => {
       expect(last().method).toBe(method);
     },
   );
+
+  it('bears the token of the ports in any header, and the program sees it in none', async () => {
+    const { json } = await server.ask(`POST /api/sandboxes/${computer}/preview/rotate`);
+    const token = json['previewAuthToken']!;
+    expect((await visit('/')).statusCode).toBe(401);
+    expect((await visit('/', { headers: { 'x-copy': token } })).statusCode).toBe(401);
+    const bearer = `Bearer ${token}`;
+    for (const headers of [
+      { authorization: bearer, 'x-kept': 'yes' },
+      { 'x-oc-preview-token': token, authorization: 'Bearer of-the-app', 'x-kept': 'yes' },
+      { authorization: bearer, 'x-oc-preview-token': [token, token], 'x-copy': token, 'x-kept': 'yes' },
+    ]) {
+      expect((await visit('/', { headers })).statusCode).toBe(200);
+      expect(last().rawHeaders.join('\n')).not.toContain(token);
+      expect(last().headers['x-kept']).toBe('yes');
+    }
+    await changeKeeping(server.runtime.database.db, server.org.id, computer, { preview_digest: null });
+    expect((await visit('/')).statusCode).toBe(200);
+  });
 
   it('gets answers that have no body as such', async () => {
     const head = await visit('/', { method: 'HEAD' });

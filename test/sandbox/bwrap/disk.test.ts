@@ -1,7 +1,15 @@
 /** Disks that are held to their size: they fill, last, are repaired and go, and leave nothing on the host. */
 
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, readFileSync, readdirSync, renameSync, statSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  statSync,
+  truncateSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Unsupported } from '../../../src/resource/computer/driver.ts';
@@ -155,6 +163,62 @@ describe.runIf(as_root)('a computer with a disk of its own', () => {
     renameSync(join(ground.directory, 'crashed'), fileOf(id));
     expect(stateOf(fileOf(id))).toBe(0);
     expect((await runScript(await wake(id, 2), 'cat file; echo more >>file')).stdout).toBe('kept\n');
+    await driver.destroy(id, null);
+  });
+
+  test('where no repair helps, the snapshot takes its place, and without one it is left as it is', async ({
+    skip,
+  }) => {
+    if (!held()) skip(capabilities.notes.join(' '));
+    const id = freshId();
+    const computer = await wake(id);
+    await runScript(computer, 'echo saved >file');
+    const bytes = await bytesOf(await driver.snapshot(id, {}));
+    await runScript(computer, 'echo later >file');
+    await computer.hibernate();
+    await until(async () => attachments(`${id}/`).length === 0);
+    const { size } = statSync(fileOf(id));
+    truncateSync(fileOf(id), 0);
+    truncateSync(fileOf(id), size);
+    const ruin = readFileSync(fileOf(id)).subarray(0, 4096);
+    const { message } = (await wake(id, 2).catch((error: unknown) => error)) as Error;
+    expect(message).toMatch(/^the computer's disk cannot be repaired: e2fsck ended with 8/);
+    expect(message).not.toContain(folder);
+    await expect(driver.snapshot(id, {})).rejects.toThrow('cannot be repaired');
+    expect(readFileSync(fileOf(id)).subarray(0, 4096)).toEqual(ruin);
+    const missing = { snapshot: () => Promise.reject(new Error('the snapshot is missing')) };
+    await expect(wake(id, 2, missing)).rejects.toThrow('is missing');
+    expect(statSync(fileOf(id)).size).toBe(size);
+    const wanted = requestOf(id, 2, { snapshot: async () => chunksOf(bytes) });
+    const woken = await driver.wake(wanted);
+    expect(woken.files).toBe('restored');
+    expect((await runScript(woken.computer, 'cat file')).stdout).toBe('saved\n');
+    expect(ground.logged.filter((line) => line.includes('a disk is lost') && line.includes(id))).toHaveLength(
+      2,
+    );
+    await driver.destroy(id, null);
+  });
+
+  test('a repair that could not be made costs no files, although there is a snapshot', async ({ skip }) => {
+    if (!held()) skip(capabilities.notes.join(' '));
+    const id = freshId();
+    const computer = await wake(id);
+    await runScript(computer, 'echo saved >file');
+    const bytes = await bytesOf(await driver.snapshot(id, {}));
+    await runScript(computer, 'echo later >file');
+    await computer.hibernate();
+    await until(async () => attachments(`${id}/`).length === 0);
+    const debugfs = (request: string): unknown => spawnSync('debugfs', ['-w', '-R', request, fileOf(id)]);
+    debugfs('ssv state 0');
+    expect(stateOf(fileOf(id))).toBe(0);
+    copyFileSync(fileOf(id), join(ground.directory, 'unclean'));
+    // Of a later make, as e2fsck of an earlier one sees it.
+    debugfs('feature FEATURE_I31');
+    const snapshot = async (): Promise<AsyncIterable<Uint8Array>> => chunksOf(bytes);
+    await expect(wake(id, 2, { snapshot })).rejects.toThrow('cannot be repaired');
+    renameSync(join(ground.directory, 'unclean'), fileOf(id));
+    const again = await wake(id, 3, { from_generation: 1, snapshot });
+    expect((await runScript(again, 'cat file')).stdout).toBe('later\n');
     await driver.destroy(id, null);
   });
 

@@ -11,7 +11,7 @@ import {
   type TerminalEnd,
   type Viewer,
 } from '../audience.ts';
-import type { CommandEnd, RunningCommand } from '../exec.ts';
+import { FAILED, type CommandEnd, type RunningCommand } from '../exec.ts';
 import type { Attached } from '../shell.ts';
 import type { Stdin } from './stdin.ts';
 
@@ -46,17 +46,21 @@ const FRAME = { stdin: 0, stdout: 1, stderr: 2, exit: 3, scrollback_end: 4 } as 
 
 const BOUNDS: AudienceBounds = { stall_ms: 15_000, viewers_max: 16, backlog_bytes_max: 4_194_304 };
 const SHOWN_BYTES_MAX = 262_144;
-const FAILED: CommandEnd = { exit_code: 137, timed_out: false, error_type: 'internal', duration_ms: 0 };
 
-/**
- * @param stdin what is typed goes there; undefined = it has no input.
- * @param kill ends the command.
- * @param fits whether the node may keep so many bytes more.
- */
+export type Means = {
+  /** What is typed goes there; undefined = it has no input. */
+  stdin: Stdin | undefined;
+  /** Ends the command. */
+  kill: () => void;
+  /** Whether so many bytes more may be kept; if so, there is room for them until they are given back. */
+  take: (bytes: number) => boolean;
+  give: (bytes: number) => void;
+};
+
 export function createExecSession(
   asked: Asked,
   command: RunningCommand,
-  { stdin, kill, fits }: { stdin: Stdin | undefined; kill: () => void; fits: (bytes: number) => boolean },
+  { stdin, kill, take, give }: Means,
 ): ExecSession {
   const kept: OutputChunk[] = [];
   let kept_bytes = 0;
@@ -71,10 +75,18 @@ export function createExecSession(
   });
 
   function keep({ stream, data }: OutputChunk): void {
-    if (asked.keeps === 'whole' && !fits(data.length)) return void (is_cut = true);
+    while (asked.keeps === 'end' && kept.length > 0 && kept_bytes + data.length > SHOWN_BYTES_MAX) drop();
+    // What is whole has no gaps: nothing follows where something is missing.
+    const is_over = exit !== null || (is_cut && asked.keeps === 'whole');
+    if (is_over || !take(data.length)) return void (is_cut = true);
     kept.push({ stream, data: Uint8Array.from(data) });
     kept_bytes += data.length;
-    while (asked.keeps === 'end' && kept_bytes > SHOWN_BYTES_MAX) kept_bytes -= kept.shift()!.data.length;
+  }
+
+  function drop(): void {
+    const { length } = kept.shift()!.data;
+    kept_bytes -= length;
+    give(length);
   }
 
   async function pump(): Promise<void> {
@@ -88,7 +100,11 @@ export function createExecSession(
   async function follow(): Promise<CommandEnd> {
     const end = await Promise.all([command.end, pump()]).then(
       ([ended]) => ended,
-      () => FAILED,
+      () => {
+        // It may run on, with nobody who could learn of it.
+        kill();
+        return FAILED;
+      },
     );
     exit = end;
     clearTimeout(linger);
@@ -106,7 +122,7 @@ export function createExecSession(
     audience.deliver(seat, Uint8Array.of(FRAME.scrollback_end));
     if (exit) {
       audience.deliver(seat, exitFrame(exit));
-      viewer.end('exited');
+      audience.dismiss('exited');
     }
     const input = stdin?.push ?? (() => Promise.resolve());
     return { input, resize: () => undefined, leave: () => audience.leave(seat) };
