@@ -9,6 +9,9 @@ export type Bounds = { entries_max: number; bytes_max: number };
 
 const NAME_BYTES_MAX = 1024;
 const STEP_BYTES_MAX = 255;
+const STEPS_MAX = 64;
+/** Of all names together, with those of the folders that they lie in: so much has to be remembered. */
+const NAMES_BYTES_MAX = 32 * 1024 * 1024;
 
 export type SafeEntry = Entry & { type: 'file' | 'directory' | 'symlink' | 'link' };
 
@@ -39,6 +42,13 @@ function sieve(leaveOut: (sentence: string) => void): (entry: Entry) => SafeEntr
   const links = new Set<string>();
   const folders = new Set<string>();
   const files = new Set<string>();
+  let names_bytes = 0;
+  const remember = (among: Set<string>, name: string): void => {
+    if (among.has(name)) return;
+    among.add(name);
+    names_bytes += Buffer.byteLength(name);
+    if (names_bytes > NAMES_BYTES_MAX) throw tooLarge('has too many long names');
+  };
   return (entry) => {
     const name = safeName(entry.name);
     const { type } = entry;
@@ -48,11 +58,11 @@ function sieve(leaveOut: (sentence: string) => void): (entry: Entry) => SafeEntr
     const parents = parentsOf(name);
     if (parents.some((parent) => links.has(parent)))
       throw unusable(`writes through the link before "${shown(name)}"`);
-    for (const parent of parents) folders.add(parent);
-    if (type === 'directory') folders.add(name);
+    for (const parent of parents) remember(folders, parent);
+    if (type === 'directory') remember(folders, name);
     if (type === 'directory' || type === 'file') {
       links.delete(name);
-      if (type === 'file') files.add(name);
+      if (type === 'file') remember(files, name);
       return { ...entry, name, type };
     }
     if (folders.has(name)) throw unusable(`has "${shown(name)}" as a folder and as a link`);
@@ -61,8 +71,11 @@ function sieve(leaveOut: (sentence: string) => void): (entry: Entry) => SafeEntr
     const target = type === 'link' && !files.has(leads ?? '') ? undefined : leads;
     if (target === undefined) leaveOut(`${shown(name)}: left out, as it leads outside of the bundle`);
     if (target === undefined) return undefined;
-    if (type === 'symlink') links.add(name);
-    else files.add(name);
+    if (type === 'link') remember(files, name);
+    else {
+      remember(links, name);
+      files.delete(name);
+    }
     return { ...entry, name, type, target };
   };
 }
@@ -77,6 +90,7 @@ function safeName(name: string): string {
   const long = steps.some((step) => Buffer.byteLength(step) > STEP_BYTES_MAX);
   const safe = steps.join('/');
   if (long || Buffer.byteLength(safe) > NAME_BYTES_MAX) throw unusable('has a name that is too long');
+  if (steps.length > STEPS_MAX) throw unusable('has a name that is too deep');
   return safe;
 }
 

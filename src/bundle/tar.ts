@@ -2,7 +2,7 @@
 import { ReadableStream } from 'node:stream/web';
 import { createTarDecoder, type TarHeader } from 'modern-tar';
 import { OverwinterError } from '../resource/error.ts';
-import { contentOf, unusable, type Entry } from './entry.ts';
+import { contentOf, shown, unusable, type Entry } from './entry.ts';
 
 const TYPES: Record<string, Entry['type']> = {
   ...{ file: 'file', directory: 'directory', symlink: 'symlink', link: 'link' },
@@ -30,9 +30,11 @@ export async function* tarEntries(bytes: AsyncIterable<Uint8Array>): AsyncGenera
 type Read = { header: TarHeader; body: AsyncIterable<Uint8Array> };
 
 function entryOf(
-  { name, type = 'file', linkname = '', mode = 0, size }: TarHeader,
+  { name, type = 'file', linkname = '', mode = 0, size, pax = {} }: TarHeader,
   body: Read['body'],
 ): Entry {
+  const is_sparse = Object.keys(pax).some((key) => key.startsWith('GNU.sparse.'));
+  if (is_sparse) throw unusable(`holds "${shown(name)}" as a sparse file: pack it without that`);
   return {
     ...{ name, type: TYPES[type] ?? 'other', target: linkname },
     executable: (mode & 0o100) !== 0,

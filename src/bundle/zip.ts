@@ -1,6 +1,11 @@
 /** Zip archives as entries. The directory at the end of the archive is what counts, and what it says of sizes is checked while reading. */
 import { Readable } from 'node:stream';
-import { fromRandomAccessReaderPromise, RandomAccessReader, type Entry as ZipEntry } from 'yauzl';
+import {
+  fromRandomAccessReaderPromise,
+  RandomAccessReader,
+  type Entry as ZipEntry,
+  type ZipFile,
+} from 'yauzl';
 import { OverwinterError } from '../resource/error.ts';
 import { contentOf, shown, unusable, type Entry } from './entry.ts';
 
@@ -14,16 +19,23 @@ export async function* zipEntries(open: OpenAt, size: number): AsyncGenerator<En
     for await (const entry of zip.eachEntry()) {
       if (!entry.canDecodeFileData()) throw unusable('is encrypted, or compressed in an unknown way');
       const found = entryOf(entry);
-      const has_content = found.type === 'file' || found.type === 'symlink';
-      const content = has_content ? await zip.openReadStreamPromise(entry) : Readable.from([]);
-      if (found.type !== 'symlink') yield { ...found, content: contentOf(content) };
-      else
-        yield { ...found, target: await textOf(content, entry.uncompressedSize), content: Readable.from([]) };
+      const content = contentOf(opened(zip, entry));
+      if (found.type !== 'symlink') yield { ...found, content };
+      else yield { ...found, target: await textOf(content, entry.uncompressedSize), content: nothing() };
     }
   } catch (error) {
     if (error instanceof OverwinterError) throw error;
     throw unusable(`is no readable zip archive: ${shown(error instanceof Error ? error.message : '')}`);
   }
+}
+
+/** Only once it is read: what is open and not read to its end holds the archive's file. */
+async function* opened(zip: ZipFile, entry: ZipEntry): AsyncGenerator<Uint8Array> {
+  yield* await zip.openReadStreamPromise(entry);
+}
+
+function nothing(): AsyncIterable<Uint8Array> {
+  return Readable.from([]);
 }
 
 class Ranges extends RandomAccessReader {
@@ -69,7 +81,7 @@ function entryOf({
   const type = name.endsWith('/') ? 'directory' : (KINDS[mode & KIND] ?? 'other');
   return {
     ...{ name, type, target: '', executable: (mode & 0o100) !== 0 },
-    ...{ size: type === 'file' ? uncompressedSize : 0, content: Readable.from([]) },
+    ...{ size: type === 'file' ? uncompressedSize : 0, content: nothing() },
   };
 }
 

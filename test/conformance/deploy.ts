@@ -1,10 +1,12 @@
 /** Uploading apps as Celesto's Python client does: the same form, field by field, around an archive of files. */
+import fs from 'node:fs';
 import { request } from 'node:http';
+import path from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { packTar, type TarEntry } from 'modern-tar';
 import type { TestNode } from '../helpers/node.ts';
 import { recordedFetch, recordSecrets } from '../helpers/records.ts';
-import { eventually } from '../helpers/world.ts';
+import { eventually, type World } from '../helpers/world.ts';
 
 export type App = {
   id: string;
@@ -110,4 +112,10 @@ export async function visit(app: Pick<App, 'url'>, path = '/'): Promise<string> 
     asked.on('error', reject);
     asked.end();
   });
+}
+
+/** What is kept below a folder of the blobs: uploads and bundles, or parts of what is being written. */
+export function kept({ directory }: World, folder: 'releases' | '.parts' = 'releases'): string[] {
+  const place = path.join(directory, 'blobs', folder);
+  return fs.existsSync(place) ? fs.readdirSync(place) : [];
 }

@@ -3,8 +3,21 @@
  * real sandboxes, from files that need nothing of the network.
  */
 import { randomBytes } from 'node:crypto';
+import net from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { archive, ask, deploy, settled, upload, visit, type App, type Files } from './deploy.ts';
+import {
+  archive,
+  ask,
+  deploy,
+  FORM_TYPE,
+  formOf,
+  kept,
+  settled,
+  upload,
+  visit,
+  type App,
+  type Files,
+} from './deploy.ts';
 import { reply, text } from '../helpers/model/messages-api.ts';
 import type { TestNode } from '../helpers/node.ts';
 import { eventually, makeWorld, type World } from '../helpers/world.ts';
@@ -101,6 +114,24 @@ describe('the calls of the client', () => {
       expect((json as { detail: string }).detail).toMatch(sentence);
     }
     expect((await ask(node, 'GET /v1/deploy/apps')).json).toEqual([]);
+    expect(kept(world)).toEqual([]);
+  });
+});
+
+describe('an upload whose client hangs up', () => {
+  it('leaves nothing', async () => {
+    const { port } = new URL(node.url);
+    const whole = formOf({ name: 'cut' }, Buffer.alloc(500_000, 1));
+    const head = [
+      ...['POST /v1/deploy/agent HTTP/1.1', 'Host: x', `Authorization: Bearer ${node.api_key}`],
+      ...[`Content-Type: ${FORM_TYPE}`, `Content-Length: ${whole.length}`, '', ''],
+    ].join('\r\n');
+    const socket = net.connect(Number(port), '127.0.0.1');
+    socket.write(Buffer.concat([Buffer.from(head), whole.subarray(0, 300_000)]));
+    await eventually(() => kept(world, '.parts').length === 1);
+    socket.destroy();
+    await eventually(() => kept(world, '.parts').length === 0);
+    expect(kept(world)).toEqual([]);
   });
 });
 
@@ -184,8 +215,11 @@ describe('the life of an app', () => {
     const visits = (async () => {
       while (!over.signal.aborted) answers.add(await visit(app));
     })();
-    await deploy(node, 'rolling', version('two'), {});
-    await eventually(async () => (await visit(app)) === '200 two');
+    // As the client would without envs; but nothing is said of them here.
+    const second = await upload(node, { name: 'rolling' }, await archive(version('two')));
+    expect(second.status).toBe(201);
+    await eventually(async () => (await visit(app)) === '200 two', 30_000);
+    expect(await visit(app, '/env')).toBe('200 first-value-of-it');
     // Its visitors never meet anything else; the variables stay when nothing is said of them.
     const broken = await deploy(node, 'rolling', { 'main.py': 'nonsense' });
     expect(broken).toMatchObject({
@@ -207,6 +241,33 @@ describe('the life of an app', () => {
     await ask(node, 'DELETE /v1/deploy/apps/rolling');
     expect(await computers()).toEqual([]);
   });
+
+  it(
+    'serves its old release while a new one is built, also after a kill of the server',
+    { timeout: 90_000 },
+    async () => {
+      const app = await deploy(node, 'steady', version('one'));
+      const config = JSON.stringify({ build_command: 'sleep 1000' });
+      await upload(node, { name: 'steady', config }, await archive(version('two')));
+      await node.kill();
+      node = await world.start();
+      const { url } = await status('steady');
+      await eventually(async () => (await visit({ url })) === '200 one', 30_000);
+      expect(await status('steady')).toMatchObject({
+        id: app.id,
+        status: 'BUILDING',
+        serving: { number: 1 },
+      });
+      // Joins what is under way.
+      await ask(node, 'POST /v1/deploy/apps/steady/start');
+      expect(await visit({ url })).toBe('200 one');
+      await upload(node, { name: 'steady', config: '{}' }, await archive(version('three')));
+      expect(await settled(node, 'steady')).toMatchObject({ status: 'READY', serving: { number: 3 } });
+      await eventually(async () => (await computers()).length === 1, 20_000);
+      await ask(node, 'DELETE /v1/deploy/apps/steady');
+      expect([await computers(), kept(world)]).toEqual([[], []]);
+    },
+  );
 
   it(
     'is stopped, started, started again when it crashes, and back after a kill of the server',
@@ -274,6 +335,10 @@ describe('the life of an app', () => {
     await ask(node, 'DELETE /v1/deploy/apps/talking');
   });
 });
+
+async function status(name: string): Promise<App> {
+  return (await ask(node, `GET /v1/deploy/apps/${name}`)).json as App;
+}
 
 async function computers(): Promise<App[]> {
   const { json } = await ask(node, 'GET /v1/computers');

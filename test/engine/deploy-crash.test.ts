@@ -2,13 +2,12 @@
  * Deployments, proved by crashing: the server kills itself after a named effect; the next one brings the app to what was wanted, once, and
  * leaves neither a computer nor a bundle that nothing needs.
  */
-import fs from 'node:fs';
-import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import failpoints from '../../fixtures/failpoints.json' with { type: 'json' };
 import {
   archive,
   ask,
+  kept,
   settled,
   upload,
   visit,
@@ -78,7 +77,7 @@ describe('killed after', () => {
         last_error: null,
       });
       await eventually(async () => (await computers(node)).length === 1, 20_000);
-      await eventually(() => bundles(world).length === 1);
+      await eventually(() => kept(world).length === 1);
     },
   );
 
@@ -86,28 +85,32 @@ describe('killed after', () => {
     await ask(node, 'DELETE /v1/deploy/apps/app');
     await dieAt(failpoint, (doomed) => send(doomed, { 'README.md': '' }));
     await eventually(async () => (await computers(node)).length === 0, 20_000);
-    expect((await settled(node, 'app')).status).toBe('FAILED');
+    const { status, last_error } = await settled(node, 'app');
+    expect([status, last_error]).toEqual(['FAILED', expect.stringContaining('Nothing says how')]);
     await ask(node, 'DELETE /v1/deploy/apps/app');
   });
 
   it.each(REFUSE)('%s a refused upload leaves nothing', { timeout: 60_000 }, async (failpoint) => {
     await dieAt(failpoint, (doomed) => upload(doomed, { name: 'app' }, Buffer.from('no archive')));
     expect((await ask(node, 'GET /v1/deploy/apps')).json).toEqual([]);
-    await eventually(() => bundles(world).length === 0);
+    await eventually(() => kept(world).length === 0);
   });
 
   it.each([...STOP, ...DELETE])('%s what was wished comes true', { timeout: 60_000 }, async (failpoint) => {
-    const { id } = await deploy(node, server('one'));
+    const { id } = await deploy(node, server(failpoint));
     const stops = STOP.includes(failpoint);
     const wish = stops ? 'POST /v1/deploy/apps/app/stop' : 'DELETE /v1/deploy/apps/app';
     await dieAt(failpoint, (doomed) => ask(doomed, wish));
     if (stops) {
       await eventually(async () => (await computers(node)).every(({ status }) => status === 'stopped'));
       expect(await ask(node, `GET /v1/deploy/apps/${id}`)).toMatchObject({ json: { status: 'STOPPED' } });
+      expect(await computers(node)).toHaveLength(1);
+      const started = await ask(node, `POST /v1/deploy/apps/${id}/start`);
+      expect(started.json).toMatchObject({ status: 'READY' });
       return;
     }
     await eventually(async () => (await ask(node, `GET /v1/deploy/apps/${id}`)).status === 404);
-    expect([await computers(node), bundles(world)]).toEqual([[], []]);
+    expect([await computers(node), kept(world)]).toEqual([[], []]);
   });
 });
 
@@ -122,10 +125,4 @@ async function deploy(door: Door, files: Files): Promise<App> {
 
 async function computers(door: Door): Promise<App[]> {
   return ((await ask(door, 'GET /v1/computers')).json as { computers: App[] }).computers;
-}
-
-/** Uploads and bundles that are kept. */
-function bundles({ directory }: World): string[] {
-  const kept = path.join(directory, 'blobs', 'releases');
-  return fs.existsSync(kept) ? fs.readdirSync(kept) : [];
 }

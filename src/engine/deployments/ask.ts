@@ -1,4 +1,5 @@
 /** A question to the agent of a deployment, as Celesto's agents take it: `POST /chat` with `{"input": …}`. */
+import type { IncomingMessage } from 'node:http';
 import { OverwinterError } from '../../resource/error.ts';
 import { ConnectionRefused } from '../../resource/computer/driver.ts';
 import type { DeploymentRow } from '../../store/deployment/deployments.ts';
@@ -22,10 +23,9 @@ export async function askAgent(
   if (!release || release.computer_id === null || release.port === null || wanted !== 'running')
     throw new OverwinterError('conflict', 'the deployment does not run');
   const computer = await computers.use(release.computer_id);
-  const answer = await ask(computer, release.port, {
-    ...{ method: 'POST', path: '/chat', body: JSON.stringify({ input, stream: false }) },
-    ...{ timeout_ms: ANSWER_MS_MAX, bytes_max: ANSWER_BYTES_MAX },
-  }).catch((error: unknown) => {
+  const body = JSON.stringify({ input, stream: false });
+  const question = { method: 'POST', path: '/chat', body, timeout_ms: ANSWER_MS_MAX } as const;
+  const answer = await ask(computer, release.port, question, wholeOf).catch((error: unknown) => {
     if (error instanceof ConnectionRefused)
       throw new OverwinterError('conflict', 'nothing listens in it now');
     if (error instanceof OverwinterError) throw error;
@@ -34,6 +34,19 @@ export async function askAgent(
   if (answer.status >= 400)
     throw new OverwinterError('conflict', `it answered POST /chat with status ${answer.status}`);
   return textOf(answer);
+}
+
+async function wholeOf(response: IncomingMessage): Promise<Answer> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of response as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > ANSWER_BYTES_MAX)
+      throw new OverwinterError('conflict', `it answered with more than ${ANSWER_BYTES_MAX} bytes`);
+    chunks.push(chunk);
+  }
+  const { statusCode: status = 0, headers } = response;
+  return { status, type: headers['content-type'] ?? '', body: Buffer.concat(chunks).toString() };
 }
 
 function textOf({ type, body }: Answer): string {

@@ -11,11 +11,9 @@ import { createComputer } from '../computers/owner.ts';
 import type { Runtime } from '../runtime.ts';
 import { FOLDER } from './app.ts';
 import { openReleaseEnv } from './env.ts';
-import type { Said } from './log.ts';
+import { ReleaseFailed } from './sentence.ts';
 import { bundleOf } from './upload.ts';
-
-/** A build that cannot be; the sentence is for the owner. */
-export class BuildFailed extends Error {}
+import type { Speaker } from './voice.ts';
 
 const BUILD_MS_MAX = 900_000;
 const UNPACK_MS_MAX = 300_000;
@@ -25,23 +23,23 @@ const UNPACK = `rm -rf -- "${FOLDER}" "${HOME}/.start" && mkdir -p -- "${FOLDER}
 
 /**
  * @returns the id of its computer, which runs.
- * @throws BuildFailed; what aborted the signal; OverwinterError.
+ * @throws ReleaseFailed; what aborted the signal; OverwinterError.
  */
 export async function buildRelease(
   runtime: Runtime,
   computers: Computers,
   release: ReleaseRow,
-  named_after: string,
-  said: Said,
+  name: string,
+  speaker: Speaker,
   signal: AbortSignal,
 ): Promise<string> {
-  const computer = await computerOf(runtime, computers, release, named_after);
+  const computer = await computerOf(runtime, computers, release, slug(name));
   if (release.computer_id !== computer.id) {
     await changeRelease(runtime.database.db, release.id, { computer_id: computer.id });
     await runtime.fail('release.computer_recorded');
   }
   if (computer.status === 'error')
-    throw new BuildFailed(`its computer did not start: ${computer.last_error}`);
+    throw new ReleaseFailed(`its computer did not start: ${computer.last_error}`);
   if (computer.status !== 'running') await computers.start(computer.id);
   signal.throwIfAborted();
   await unpack(runtime, await computers.use(computer.id), release, signal);
@@ -51,12 +49,13 @@ export async function buildRelease(
     ...{ env: { BUILD_COMMAND: build_command, START_COMMAND: start_command } },
     output_bytes_max: Number.MAX_SAFE_INTEGER,
   });
-  for await (const { stream, data } of command.output) said.write('build', stream, data);
+  for await (const { stream, data } of command.output) speaker.write('build', stream, data);
   const { exit_code, error_type } = await command.end;
   signal.throwIfAborted();
   if (error_type === 'timeout')
-    throw new BuildFailed(`the build took more than ${BUILD_MS_MAX / 60_000} minutes`);
-  if (exit_code !== 0) throw new BuildFailed(`the build failed (exit code ${exit_code}): ${said.tail()}`);
+    throw new ReleaseFailed(`the build took more than ${BUILD_MS_MAX / 60_000} minutes`);
+  if (exit_code !== 0)
+    throw new ReleaseFailed(`the build failed (exit code ${exit_code}): ${speaker.tail()}`);
   return computer.id;
 }
 
@@ -100,7 +99,7 @@ async function unpack(
   signal: AbortSignal,
 ): Promise<void> {
   const bundle = await runtime.blobs.get(bundleOf(id));
-  if (!bundle) throw new BuildFailed('its files are missing from the blob store');
+  if (!bundle) throw new ReleaseFailed('its files are missing from the blob store');
   const { output, exit } = computer.exec({
     script: UNPACK,
     stdin: bundle,
@@ -111,5 +110,11 @@ async function unpack(
   for await (const { data } of output) complaint = (complaint + Buffer.from(data).toString()).slice(-500);
   const { exit_code } = await exit;
   signal.throwIfAborted();
-  if (exit_code !== 0) throw new BuildFailed(`its files could not be unpacked: ${complaint.trim()}`);
+  if (exit_code !== 0) throw new ReleaseFailed(`its files could not be unpacked: ${complaint.trim()}`);
+}
+
+/** A name as computers have them. */
+function slug(name: string): string {
+  const plain = name.toLowerCase().replaceAll(/[^a-z0-9]+/g, '-');
+  return `app-${plain}`.replaceAll(/-+/g, '-').slice(0, 50).replace(/-$/, '');
 }

@@ -1,24 +1,25 @@
 /**
- * The deployments of this machine. Every wish is recorded before anything is done about it, and one round for one deployment brings what
- * there is to what is wanted; a round that a newer wish interrupts, or a crash, is begun anew. Computers live their own lives
- * (engine/computers/): here they are only asked for, started, stopped and removed.
+ * The deployments of this machine. Every wish is recorded before anything is done about it, and a round for one deployment, one at a
+ * time, brings what there is to what is wanted; a crash leaves it to the next. Computers live their own lives (engine/computers/): here
+ * they are only asked for, started, stopped and removed.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { OverwinterError } from '../../resource/error.ts';
 import { oneAtATime } from '../../resource/serial.ts';
 import {
+  adoptDeleted,
   deleteDeployment,
   listOwed,
-  noteTrouble,
+  noteRest,
   readDeployment,
   settleWish,
   wish,
   type DeploymentRow,
 } from '../../store/deployment/deployments.ts';
 import {
-  beginBuild,
   changeRelease,
   deleteRelease,
+  failRelease,
   listReleases,
   switchTo,
   type ReleaseRow,
@@ -26,35 +27,34 @@ import {
 import type { Computers } from '../computers/computers.ts';
 import { publish } from '../computers/publish.ts';
 import type { Runtime } from '../runtime.ts';
-import { startApp, type App } from './app.ts';
-import { BuildFailed, buildRelease, computerIdOf } from './build.ts';
-import { createSaid, type Said } from './log.ts';
+import { startApp, type App, type AppOptions, type Rest } from './app.ts';
+import { computerIdOf } from './build.ts';
+import { isExpected, sentenceOf, shortened } from './sentence.ts';
+import { createTrials, type Tried } from './trials.ts';
 import { bundleOf, discardAbandoned } from './upload.ts';
+import { createVoice, type Speaker, type Voice } from './voice.ts';
 
 export type Deployments = {
   /** Takes up what is owed, and what is to run. */
   begin: () => void;
-  /** A wish has been recorded: it is looked after at once, where this is its machine. */
-  nudge: (deployment: DeploymentRow) => void;
-  /** Resolves when it is stopped. @throws OverwinterError `conflict` while it is being deleted. */
+  /** A release has been recorded: it is looked after at once, where this is its machine. @param said for its log. */
+  nudge: (deployment: DeploymentRow, said?: string[]) => void;
+  /** Resolves when it is stopped. @throws OverwinterError `conflict` while it is being deleted, `unavailable` when it is not done yet. */
   stop: (deployment: DeploymentRow) => Promise<void>;
-  /** Resolves when it answers, or has failed to. @throws as `stop` */
+  /** Resolves when it answers, or has failed to, or is still being built. @throws as `stop` */
   start: (deployment: DeploymentRow) => Promise<void>;
-  /** Resolves when nothing of it is left; where its machine is another, that will see to it. */
+  /** Resolves when nothing of it is left; where its machine is another, that will see to it. @throws as `stop` */
   remove: (deployment: DeploymentRow) => Promise<void>;
   close: () => Promise<void>;
 };
 
-type Built = ReleaseRow & { computer_id: string };
-type Running = { release: string; app: App };
-
 const ROUND_MS = 2000;
-const BUILDS_AT_ONCE = 2;
-/** One that has taken its node along so often is not tried again. */
-const ATTEMPTS_MAX = 3;
+const ROUNDS_AT_ONCE = 4;
 /** For what visitors of the release before have begun. */
 const DRAIN_MS = 5000;
-const SENTENCE_CHARACTERS = 2000;
+/** So long a machine may be away before what was to be deleted there is deleted here. */
+const GRACE_MS = 60_000;
+const SENTENCES_MAX = 100;
 
 /** @param stopping aborts when the server stops. */
 export function createDeployments(
@@ -65,19 +65,30 @@ export function createDeployments(
   const { db } = runtime.database;
   const { machine, logger } = runtime;
   const serial = oneAtATime();
-  const running = new Map<string, Running>();
-  const rounds = new Map<string, AbortController>();
+  const running = new Map<string, App>();
+  /** Releases whose visitors may finish what they have begun. */
+  const draining = new Set<string>();
+  const voices = new Map<string, Voice>();
   const alive_since = new Date(Math.round(runtime.now()));
-  let builds = 0;
+  const trials = createTrials(runtime, computers, {
+    speakerOf: ({ deployment_id, number }) => voiceOf(deployment_id).speaker(number),
+    start: (release, speaker) => run(release, speaker, 'trial'),
+    onHealthy: (tried, app, port) => void inTurn(tried, () => switchOver(tried, app, port)),
+    onFailed: (tried, error) => void inTurn(tried, () => fail(tried, error)),
+  });
   let timer: NodeJS.Timeout | undefined;
   let looked = Promise.resolve();
 
   async function lookAfterAll(which: 'owed' | 'and running'): Promise<void> {
     try {
       if (which === 'and running') await discardAbandoned(runtime, alive_since);
-      for (const id of await listOwed(db, machine, which === 'and running')) {
-        if (!serial.busy(id)) void round(id);
-      }
+      await adoptDeleted(db, machine, GRACE_MS);
+      const owed = await listOwed(db, machine, which === 'and running');
+      const work = async (): Promise<void> => {
+        for (let id = owed.shift(); id !== undefined && !stopping.aborted; id = owed.shift())
+          if (!serial.busy(id)) await round(id);
+      };
+      await Promise.all(Array.from({ length: ROUNDS_AT_ONCE }, work));
     } catch (error) {
       logger.error({ err: error }, 'looking after deployments failed');
     }
@@ -88,164 +99,129 @@ export function createDeployments(
     timer.unref();
   }
 
-  /** Ends the round that is under way and begins another. Never rejects. */
-  function round(id: string): Promise<void> {
-    rounds.get(id)?.abort();
-    const own = new AbortController();
-    rounds.set(id, own);
-    const signal = AbortSignal.any([own.signal, stopping]);
-    return serial(id, async () => {
-      if (signal.aborted) return;
-      try {
-        await settle(id, signal);
-      } catch (error) {
-        if (!signal.aborted) logger.warn({ err: error, deployment: id }, 'a deployment could not be settled');
-      } finally {
-        if (rounds.get(id) === own) rounds.delete(id);
-      }
+  function voiceOf(id: string): Voice {
+    const voice = voices.get(id) ?? createVoice(runtime, id);
+    voices.set(id, voice);
+    return voice;
+  }
+
+  /** Never rejects: what could not be done stays owed. */
+  async function round(id: string): Promise<void> {
+    await serial(id, () => settle(id)).catch((error: unknown) => {
+      if (!stopping.aborted) logger.warn({ err: error, deployment: id }, 'a deployment could not be settled');
     });
   }
 
-  async function settle(id: string, signal: AbortSignal): Promise<void> {
+  /** What became of a trial, after what is being done with its deployment. A round follows. */
+  async function inTurn({ deployment: { id } }: Tried, act: () => Promise<void>): Promise<void> {
+    await serial(id, act).catch((error: unknown) =>
+      logger.error({ err: error, deployment: id }, 'the end of a release could not be recorded'),
+    );
+    if (!stopping.aborted) await round(id);
+  }
+
+  async function settle(id: string): Promise<void> {
+    if (stopping.aborted) return;
     const deployment = await readDeployment(db, id);
     if (!deployment || deployment.machine !== machine) return await letGo(id);
     const releases = await listReleases(db, id);
-    switch (deployment.wanted) {
-      case 'deleted':
-        return await clear(deployment, releases);
-      case 'stopped':
-        await rest(deployment, releases);
-        break;
-      case 'running':
-        if (!(await release(deployment, releases, signal))) return;
-        await resume(deployment);
-        break;
-      default:
-        deployment.wanted satisfies never;
-    }
-    await retire(await listReleases(db, id), signal);
-    signal.throwIfAborted();
-    await settleWish(db, id, deployment.asked);
+    const { wanted, asked } = deployment;
+    const [newest] = releases;
+    const is_tried = wanted === 'running' && newest !== undefined && isUnfinished(newest);
+    if (!is_tried || trials.current(id) !== newest.id) await trials.callOff(id);
+    if (wanted === 'deleted') return await clear(deployment, releases);
+    if (wanted === 'stopped') await rest(deployment, releases);
+    else await resume(deployment, releases);
+    await retire(deployment, releases);
+    if (is_tried) trials.begin(deployment, newest);
+    await settleWish(db, id, asked);
   }
 
-  /** Brings the newest release to its end, if it has none yet. Resolves to false when it has to wait for others. */
-  async function release(
-    deployment: DeploymentRow,
-    [newest, ...older]: ReleaseRow[],
-    signal: AbortSignal,
-  ): Promise<boolean> {
-    for (const each of older) {
-      if (isUnfinished(each)) await changeRelease(db, each.id, { status: 'retired' });
-    }
-    if (!newest || !isUnfinished(newest)) return true;
-    if (builds >= BUILDS_AT_ONCE) return false;
-    builds += 1;
-    const said = createSaid(runtime, deployment.id, newest.number);
-    try {
-      await beginBuild(db, newest.id);
-      await runtime.fail('release.begun');
-      if (newest.attempts >= ATTEMPTS_MAX)
-        throw new BuildFailed(`the server ended ${newest.attempts} times while it was built or started`);
-      await roll(deployment, newest, said, signal);
-    } catch (error) {
-      if (signal.aborted) throw error;
-      await failRelease(deployment, newest, error as Error, said);
-    } finally {
-      builds -= 1;
-      await said.flush();
-    }
-    return true;
-  }
-
-  /** Builds it and starts it beside the one that serves; visitors are led to it once it is healthy. */
-  async function roll(
-    deployment: DeploymentRow,
-    newest: ReleaseRow,
-    said: Said,
-    signal: AbortSignal,
-  ): Promise<void> {
-    const { id, org } = deployment;
-    const computer_id = await buildRelease(runtime, computers, newest, slug(deployment.name), said, signal);
-    await runtime.fail('release.built');
-    const app = run({ ...newest, computer_id }, said, 'trial');
-    const stop = (): void => void app.stop();
-    signal.addEventListener('abort', stop, { once: true });
-    try {
-      const port = await app.healthy.catch((error: Error) => {
-        throw new BuildFailed(`${error.message}: ${said.tail()}`);
-      });
-      await publish(runtime, org, await runtime.computer_log.state(computer_id), port);
-      await runtime.fail('release.published');
-      signal.throwIfAborted();
-      await switchTo(db, { id: newest.id, deployment_id: id, port });
-      await runtime.fail('release.switched');
-    } catch (error) {
+  async function switchOver({ deployment, release, speaker }: Tried, app: App, port: number): Promise<void> {
+    const { id } = deployment;
+    const now = await readDeployment(db, id);
+    const is_newest = now?.releases === release.number && now.machine === machine;
+    if (!is_newest || now.wanted !== 'running' || app.rested()) {
       await app.stop();
-      throw error;
+      // It may be tried again by now.
+      if (trials.current(id) === release.id) return;
+      if (is_newest && now.wanted === 'running')
+        await fail({ deployment, release, speaker }, new Error('it ended'));
+      return;
     }
-    signal.removeEventListener('abort', stop);
+    await switchTo(db, { id: release.id, deployment_id: id, port });
+    await runtime.fail('release.switched');
     const before = running.get(id);
-    running.set(id, { release: newest.id, app });
-    if (before) await delay(DRAIN_MS, undefined, { signal }).catch(() => undefined);
-    await before?.app.stop();
+    running.set(id, app);
+    if (before) void drain(id, before);
   }
 
-  async function failRelease(
-    deployment: DeploymentRow,
-    { id, number }: ReleaseRow,
-    error: Error,
-    said: Said,
-  ): Promise<void> {
-    const expected = error instanceof BuildFailed || error instanceof OverwinterError;
-    if (!expected) logger.error({ err: error, deployment: deployment.id }, 'a release failed');
-    const why = (expected ? error.message : 'the server failed').slice(-SENTENCE_CHARACTERS);
-    said.write('build', 'system', `${why}\n`);
-    await changeRelease(db, id, { status: 'failed' });
+  async function drain(id: string, app: App): Promise<void> {
+    draining.add(app.release);
+    await delay(DRAIN_MS, undefined, { signal: stopping }).catch(() => undefined);
+    await app.stop();
+    draining.delete(app.release);
+    await round(id);
+  }
+
+  async function fail({ deployment, release, speaker }: Tried, error: unknown): Promise<void> {
+    if (stopping.aborted) return;
+    const { id } = deployment;
+    if (!isExpected(error)) logger.error({ err: error, deployment: id }, 'a release failed');
+    const why = shortened(sentenceOf(error));
+    speaker.write('build', 'system', `${why}\n`);
+    await failRelease(db, release, `release ${release.number}: ${why}`);
     await runtime.fail('release.failed');
-    await noteTrouble(db, deployment.id, { last_error: `release ${number}: ${why}` });
+    await voiceOf(id).flush();
   }
 
   /** Lets the release that serves run, if it does not. */
-  async function resume({ id }: DeploymentRow): Promise<void> {
-    const deployment = await readDeployment(db, id);
-    const { serving, broken } = deployment ?? { serving: null, broken: false };
-    if (serving === null || broken || running.has(id)) return;
-    const found = (await listReleases(db, id)).find((each) => each.id === serving);
-    if (!found || found.computer_id === null) return;
+  async function resume({ id, serving, broken }: DeploymentRow, releases: ReleaseRow[]): Promise<void> {
+    const found = releases.find((each) => each.id === serving);
+    const app = running.get(id);
+    if (app && (app.release !== serving || app.rested())) await letGo(id);
+    if (!found || broken || found.computer_id === null) return;
     const { computer_id } = found;
     const { status } = await computers.settled(computer_id);
-    if (status === 'deleted' || status === 'deleting')
-      return await noteTrouble(db, id, { broken: true, last_error: 'its computer was deleted' });
+    if (running.has(id) && status === 'running') return;
+    await letGo(id);
     try {
       await computers.start(computer_id);
     } catch (error) {
-      if (stopping.aborted) throw error;
-      const last_error = `its computer did not start: ${(error as Error).message}`;
-      return await noteTrouble(db, id, { broken: true, last_error });
+      if (stopping.aborted || !isExpected(error)) throw error;
+      const last_error = shortened(`its computer does not start: ${sentenceOf(error)}`);
+      return await noteRest(db, { id, serving: found.id, machine }, { broken: true, last_error });
     }
-    const app = run({ ...found, computer_id }, createSaid(runtime, id, found.number), 'lasting');
-    running.set(id, { release: serving, app });
+    running.set(id, run({ ...found, computer_id }, voiceOf(id).speaker(found.number), 'lasting'));
   }
 
-  function run(release: Built, said: Said, mode: 'trial' | 'lasting'): App {
-    const { id, deployment_id } = release;
+  function run(release: AppOptions['release'], speaker: Speaker, mode: AppOptions['mode']): App {
+    const { deployment_id: id } = release;
     const app = startApp(runtime, computers, {
-      ...{ release, said, mode },
-      onRest: (why, sentence) => {
-        if (running.get(deployment_id)?.release !== id) return;
-        running.delete(deployment_id);
-        void noteRest(release, why, `${sentence}: ${said.tail()}`).catch((error: unknown) =>
-          logger.warn({ err: error, deployment: deployment_id }, 'the end of an app could not be noted'),
+      ...{ release, speaker, mode, ending: stopping },
+      onRest: (rested) => {
+        serial(id, () => noteAppRest(app, id, rested, speaker)).catch((error: unknown) =>
+          logger.warn({ err: error, deployment: id }, 'the end of an app could not be noted'),
         );
       },
     });
+    if (mode === 'lasting') app.healthy.then((port) => follow(release, port)).catch(() => undefined);
     return app;
   }
 
-  async function noteRest({ deployment_id }: Built, why: 'broken' | 'away', sentence: string): Promise<void> {
-    const last_error = sentence.slice(0, SENTENCE_CHARACTERS);
-    if (why === 'broken') await noteTrouble(db, deployment_id, { broken: true, last_error });
-    else await noteTrouble(db, deployment_id, { wanted: 'stopped', last_error });
+  /** One that has come up on another port than before is reached there. */
+  async function follow({ id, org, port, computer_id }: AppOptions['release'], now: number): Promise<void> {
+    if (now === port) return;
+    await publish(runtime, org, await runtime.computer_log.state(computer_id), now);
+    await changeRelease(db, id, { port: now });
+  }
+
+  async function noteAppRest(app: App, id: string, { why, sentence }: Rest, speaker: Speaker): Promise<void> {
+    if (running.get(id) !== app || stopping.aborted) return;
+    running.delete(id);
+    const last_error = shortened(why === 'broken' ? `${sentence}: ${speaker.tail()}` : sentence);
+    const trouble = why === 'broken' ? ({ broken: true } as const) : ({ wanted: 'stopped' } as const);
+    await noteRest(db, { id, serving: app.release, machine }, { ...trouble, last_error });
   }
 
   async function rest({ id }: DeploymentRow, releases: ReleaseRow[]): Promise<void> {
@@ -258,18 +234,19 @@ export function createDeployments(
   }
 
   async function letGo(id: string): Promise<void> {
-    const before = running.get(id);
+    const app = running.get(id);
     running.delete(id);
-    await before?.app.stop();
+    await app?.stop();
   }
 
-  /** Nothing is kept of what serves no more; but the newest, which has failed, can be deployed again. */
-  async function retire(releases: ReleaseRow[], signal: AbortSignal): Promise<void> {
+  /** Nothing is kept of what neither serves nor is newest; the newest, where it has failed, can be deployed again. */
+  async function retire({ serving }: DeploymentRow, releases: ReleaseRow[]): Promise<void> {
     for (const each of releases) {
-      if (each.status !== 'retired' && each.status !== 'failed') continue;
-      signal.throwIfAborted();
+      const is_newest = each === releases[0];
+      if (each.id === serving || (is_newest && each.status !== 'failed')) continue;
+      if (draining.has(each.id)) continue;
       await removeComputer(each);
-      if (each === releases[0]) continue;
+      if (is_newest) continue;
       await runtime.blobs.delete(bundleOf(each.id));
       await deleteRelease(db, each.id);
       await runtime.fail('release.forgotten');
@@ -290,6 +267,8 @@ export function createDeployments(
       await runtime.blobs.delete(bundleOf(each.id));
     }
     await runtime.fail('deployment.cleared');
+    await voices.get(id)?.flush();
+    voices.delete(id);
     await deleteDeployment(db, id);
     await runtime.fail('deployment.deleted');
   }
@@ -298,37 +277,40 @@ export function createDeployments(
     const row = await wish(db, id, wanted);
     if (!row) throw new OverwinterError('conflict', 'the deployment is being deleted');
     await runtime.fail('deployment.wished');
-    if (row.machine === machine) await round(id);
+    if (row.machine !== machine) return;
+    await round(id);
+    const now = await readDeployment(db, id);
+    if (now && now.done < row.asked)
+      throw new OverwinterError('unavailable', 'it is not done yet, and will be: ask for its status');
   }
 
   return {
     begin: () => {
       looked = lookAfterAll('and running');
     },
-    nudge: (deployment) => {
-      if (deployment.machine === machine) void round(deployment.id);
+    nudge: ({ id, machine: own, releases }, said = []) => {
+      if (own !== machine) return;
+      const speaker = voiceOf(id).speaker(releases);
+      for (const sentence of said.slice(0, SENTENCES_MAX)) speaker.write('build', 'system', `${sentence}\n`);
+      void round(id);
     },
     stop: (deployment) => wishFor(deployment, 'stopped'),
     start: async (deployment) => {
       await wishFor(deployment, 'running');
-      await running.get(deployment.id)?.app.healthy.catch(() => undefined);
+      await running.get(deployment.id)?.healthy.catch(() => undefined);
     },
     remove: (deployment) => wishFor(deployment, 'deleted'),
     close: async () => {
       clearTimeout(timer);
       await looked;
-      for (const [id] of running) void serial(id, () => letGo(id));
+      await trials.close();
       await serial.idle();
+      await Promise.all([...running.values()].map((app) => app.stop()));
+      await Promise.all([...voices.values()].map((voice) => voice.flush()));
     },
   };
 }
 
 function isUnfinished({ status }: ReleaseRow): boolean {
   return status === 'enqueued' || status === 'building';
-}
-
-/** A name as computers have them. */
-function slug(name: string): string {
-  const plain = name.toLowerCase().replaceAll(/[^a-z0-9]+/g, '-');
-  return `app-${plain}`.replaceAll(/-+/g, '-').replace(/-$/, '').slice(0, 50);
 }

@@ -11,6 +11,7 @@ import { ensureDefaultProject, findProject } from '../../store/deployment/projec
 import {
   beginRelease,
   dropRelease,
+  isReceiving,
   listAbandoned,
   listReleases,
   recordRelease,
@@ -18,7 +19,6 @@ import {
 } from '../../store/deployment/releases.ts';
 import type { Runtime } from '../runtime.ts';
 import { openReleaseEnv, sealReleaseEnv } from './env.ts';
-import { createSaid } from './log.ts';
 
 /** What is said of a release besides its files. */
 export type Manifest = {
@@ -57,6 +57,7 @@ export async function receiveUpload(
 
 /**
  * Makes the upload the newest release of the deployment of this name, which is made where there is none.
+ * @returns with a sentence for each entry of the archive that was left out.
  * @throws OverwinterError `invalid` (names the field), `too_large`, `not_found` (project), `conflict`; nothing is left of it then.
  */
 export async function recordUpload(
@@ -64,10 +65,9 @@ export async function recordUpload(
   org: string,
   { id, size }: { id: string; size: number },
   manifest: Manifest,
-): Promise<DeploymentRow> {
+): Promise<{ deployment: DeploymentRow; left_out: string[] }> {
   const { blobs } = runtime;
   let left_out: string[] = [];
-  let row: DeploymentRow;
   try {
     const open = async (start: number) => (await blobs.get(uploadOf(id), start))!;
     await blobs.put(
@@ -76,13 +76,11 @@ export async function recordUpload(
     );
     await runtime.fail('release.bundled');
     await blobs.delete(uploadOf(id));
-    row = await record(runtime, org, id, manifest);
+    return { deployment: await record(runtime, org, id, manifest), left_out };
   } catch (error) {
     await discardUpload(runtime, id);
     throw error;
   }
-  await sayLeftOut(runtime, row, left_out);
-  return row;
 }
 
 /** The files of the newest release once more, with other settings or variables. @throws OverwinterError `conflict` */
@@ -111,7 +109,7 @@ export async function recordAgain(
 async function record(runtime: Runtime, org: string, id: string, manifest: Manifest): Promise<DeploymentRow> {
   const { db } = runtime.database;
   const { name, description } = manifest;
-  const project_id = await projectOf(runtime, org, manifest.project_id);
+  const project = await projectOf(runtime, org, manifest.project_id);
   const known = await findDeployment(db, org, name);
   if (!known && (await countDeployments(db, org)) >= DEPLOYMENTS_MAX)
     throw new OverwinterError('conflict', `an org has at most ${DEPLOYMENTS_MAX} deployments`);
@@ -125,7 +123,8 @@ async function record(runtime: Runtime, org: string, id: string, manifest: Manif
       sealed_env: sealReleaseEnv(runtime, org, id, env),
     },
     deployment: {
-      ...{ id: runtime.newId('deployment'), org, project_id, name, description, machine: runtime.machine },
+      ...{ id: runtime.newId('deployment'), org, name, description, machine: runtime.machine },
+      ...{ project_id: manifest.project_id, default_project_id: project },
     },
   });
   if (!row) throw new OverwinterError('conflict', `the deployment "${name}" is being deleted`, 'name');
@@ -141,24 +140,15 @@ async function projectOf(runtime: Runtime, org: string, id: string | undefined):
   return project.id;
 }
 
-const SENTENCES_MAX = 100;
-
-async function sayLeftOut(runtime: Runtime, { id }: DeploymentRow, sentences: string[]): Promise<void> {
-  if (sentences.length === 0) return;
-  const { number = 0 } = (await listReleases(runtime.database.db, id))[0] ?? {};
-  const said = createSaid(runtime, id, number);
-  for (const sentence of sentences.slice(0, SENTENCES_MAX)) said.write('build', 'system', `${sentence}\n`);
-  await said.flush();
-}
-
 /** What uploads of an earlier life have left. */
 export async function discardAbandoned(runtime: Runtime, alive_since: Date): Promise<void> {
   for (const id of await listAbandoned(runtime.database.db, runtime.machine, alive_since))
     await discardUpload(runtime, id);
 }
 
-/** Of one that is not recorded. */
+/** Of no effect on one that is recorded, be it that nobody was told so. */
 export async function discardUpload(runtime: Runtime, id: string): Promise<void> {
+  if (!(await isReceiving(runtime.database.db, id))) return;
   await runtime.blobs.delete(uploadOf(id));
   await runtime.blobs.delete(bundleOf(id));
   await runtime.fail('release.upload_removed');

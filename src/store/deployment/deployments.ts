@@ -16,6 +16,8 @@ export type DeploymentRow = {
   wanted: Wanted;
   asked: number;
   done: number;
+  /** How many releases there have been. */
+  releases: number;
   /** The release that visitors reach. */
   serving: string | null;
   broken: boolean;
@@ -82,7 +84,11 @@ export async function wish(db: Db, id: string, wanted: Wanted): Promise<Deployme
       wanted,
       asked: sql<number>`asked + 1`,
       updated_at: sql<Date>`clock_timestamp()`,
-      ...(wanted === 'running' && { broken: false, last_error: null }),
+      ...(wanted === 'running' && {
+        broken: false,
+        // Why the newest release failed stays true.
+        last_error: sql<string | null>`case when broken then null else last_error end`,
+      }),
     })
     .where('id', '=', id)
     .where((where) => (wanted === 'deleted' ? where.lit(true) : where('wanted', '<>', 'deleted')))
@@ -113,17 +119,39 @@ export async function listOwed(db: Db, machine: string, and_running: boolean): P
   return rows.map(({ id }) => id);
 }
 
-/** Why it does not do what it should; null = it does. */
-export async function noteTrouble(
+/** Takes over what is to be deleted of machines that have been away for so long. */
+export async function adoptDeleted(db: Db, machine: string, grace_ms: number): Promise<void> {
+  await db
+    .updateTable('deployment')
+    .set({ machine })
+    .where('machine', '<>', machine)
+    .where('wanted', '=', 'deleted')
+    .where(({ not, exists, selectFrom }) =>
+      not(
+        exists(
+          selectFrom('node')
+            .select('node.id')
+            .whereRef('node.machine', '=', 'deployment.machine')
+            .where('alive_until', '>', sql<Date>`clock_timestamp() - ${grace_ms} * interval '1 ms'`),
+        ),
+      ),
+    )
+    .execute();
+}
+
+/** Why the release that serves does not run; of no effect where another serves by now, or it is another machine's. */
+export async function noteRest(
   db: Db,
-  id: string,
-  trouble: { last_error: string | null; broken?: boolean; wanted?: Wanted },
+  of: { id: string; serving: string; machine: string },
+  trouble: { last_error: string; broken?: true; wanted?: 'stopped' },
 ): Promise<void> {
   await db
     .updateTable('deployment')
     .set({ ...trouble, updated_at: sql<Date>`clock_timestamp()` })
-    .where('id', '=', id)
-    .where('wanted', '<>', 'deleted')
+    .where('id', '=', of.id)
+    .where('serving', '=', of.serving)
+    .where('machine', '=', of.machine)
+    .where('wanted', '=', 'running')
     .execute();
 }
 

@@ -30,6 +30,12 @@ export async function beginRelease(
   await db.insertInto('release').values(release).execute();
 }
 
+/** Whether it was never recorded. */
+export async function isReceiving(db: Db, id: string): Promise<boolean> {
+  const row = await db.selectFrom('release').select('status').where('id', '=', id).executeTakeFirst();
+  return row?.status === 'receiving';
+}
+
 /** Forgets one that was never recorded. */
 export async function dropRelease(db: Db, id: string): Promise<void> {
   await db.deleteFrom('release').where('id', '=', id).where('status', '=', 'receiving').execute();
@@ -49,9 +55,12 @@ export async function listAbandoned(db: Db, machine: string, alive_since: Date):
 
 export type Recording = {
   release: { id: string; settings: ReleaseSettings; env_names: string[]; sealed_env: string };
-  deployment: Pick<DeploymentRow, 'id' | 'org' | 'project_id' | 'name' | 'machine'> & {
+  deployment: Pick<DeploymentRow, 'id' | 'org' | 'name' | 'machine'> & {
     /** Undefined = as it was. */
     description: string | undefined;
+    /** The same; the other is for a new one. */
+    project_id: string | undefined;
+    default_project_id: string;
   };
 };
 
@@ -63,14 +72,14 @@ export async function recordRelease(
   db: Db,
   { release, deployment }: Recording,
 ): Promise<DeploymentRow | undefined> {
-  const { id, org, project_id, name, machine, description } = deployment;
+  const { id, org, project_id, default_project_id, name, machine, description } = deployment;
   const { rows } = await sql<DeploymentRow>`
     with d as (
       insert into deployment as old (id, org, project_id, name, description, machine, releases)
-      values (${id}, ${org}, ${project_id}, ${name}, ${description ?? ''}, ${machine}, 1)
+      values (${id}, ${org}, ${project_id ?? default_project_id}, ${name}, ${description ?? ''}, ${machine}, 1)
       on conflict (org, name) do update set
         wanted = 'running', asked = old.asked + 1, releases = old.releases + 1, broken = false, last_error = null,
-        description = coalesce(${description ?? null}::text, old.description), project_id = excluded.project_id,
+        description = coalesce(${description ?? null}::text, old.description), project_id = coalesce(${project_id ?? null}::text, old.project_id),
         updated_at = clock_timestamp(),
         machine = case
           when exists (select from node where node.machine = old.machine and alive_until > clock_timestamp())
@@ -125,6 +134,38 @@ export async function beginBuild(db: Db, id: string): Promise<void> {
     .updateTable('release')
     .set({ status: 'building', attempts: sql<number>`attempts + 1` })
     .where('id', '=', id)
+    .execute();
+}
+
+/** One that was called off has not been tried. */
+export async function callOffBuild(db: Db, id: string): Promise<void> {
+  await db
+    .updateTable('release')
+    .set({ attempts: sql<number>`greatest(attempts - 1, 0)` })
+    .where('id', '=', id)
+    .where('status', '=', 'building')
+    .execute();
+}
+
+/** It has failed, and why; of no effect on one that serves by now. */
+export async function failRelease(
+  db: Db,
+  { id, deployment_id }: Pick<ReleaseRow, 'id' | 'deployment_id'>,
+  last_error: string,
+): Promise<void> {
+  await db
+    .with('failed', (query) =>
+      query
+        .updateTable('release')
+        .set({ status: 'failed' })
+        .where('id', '=', id)
+        .where('status', 'in', ['enqueued', 'building'])
+        .returning('id'),
+    )
+    .updateTable('deployment')
+    .set({ last_error, updated_at: sql<Date>`clock_timestamp()` })
+    .where('id', '=', deployment_id)
+    .where(({ exists, selectFrom }) => exists(selectFrom('failed').select('id')))
     .execute();
 }
 

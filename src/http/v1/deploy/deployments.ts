@@ -81,9 +81,9 @@ function mountUpload(api: Api, ground: Ground): void {
         if (!file) throw new OverwinterError('invalid', `"${FIELD}": a file is required`, FIELD);
         const manifest = manifestOf(fields);
         received = undefined;
-        const row = await recordUpload(runtime, caller.org, file, manifest);
-        deployments.nudge(row);
-        return context.json(await render(ground, row), 201);
+        const { deployment, left_out } = await recordUpload(runtime, caller.org, file, manifest);
+        deployments.nudge(deployment, left_out);
+        return context.json(await render(ground, deployment), 201);
       } finally {
         leave();
         if (received) await discardUpload(runtime, received.id);

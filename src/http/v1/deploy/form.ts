@@ -22,12 +22,14 @@ export async function readForm<File>(
   const busboy = open(incoming);
   const fields: Record<string, string> = {};
   let kept: Promise<File> | undefined;
+  let given: Readable | undefined;
   busboy.on('field', (field, value, _, is_cut) => {
     if (is_cut) busboy.destroy(new OverwinterError('too_large', `the field "${field}" is too large`, field));
     else fields[field] = value;
   });
   busboy.on('file', (field, bytes) => {
     if (field === name) {
+      given = bytes;
       kept = keep(bytes);
       kept.catch((error: Error) => busboy.destroy(error));
     } else bytes.resume();
@@ -37,7 +39,8 @@ export async function readForm<File>(
   try {
     await pipeline(incoming, busboy);
   } catch (error) {
-    // The file's reader has seen its end by now, or the failure.
+    // Its reader would wait for ever.
+    given?.destroy(error as Error);
     await kept?.catch(() => undefined);
     if (error instanceof OverwinterError || error === incoming.errored) throw error;
     throw new OverwinterError('invalid', 'the form breaks off, or is no multipart/form-data');
