@@ -12,7 +12,6 @@ import type { KeyScope } from '../../src/resource/api-key.ts';
 import type { Scope } from '../../src/store/client-tokens.ts';
 import {
   dataOf,
-  fieldOf,
   makeKey,
   makeOperator,
   makeSession,
