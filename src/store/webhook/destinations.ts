@@ -214,7 +214,7 @@ export async function updateDestination(
       returning id, origin, enabled
     ), ends as (
       insert into endpoint (org, origin) select ${org}, c.origin from changed c
-      where not exists (select from endpoint e where e.org = ${org} and e.origin = c.origin and ${sql.raw(USED_LATELY)})
+      where ${origin !== undefined}::boolean and not exists (select from endpoint e where e.org = ${org} and e.origin = c.origin and ${sql.raw(USED_LATELY)})
       on conflict (org, origin) do update set used_at = clock_timestamp()
     ), open as (
       select d.stream, d.id from delivery d join changed c on c.id = d.destination_id
