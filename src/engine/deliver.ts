@@ -2,7 +2,7 @@
  * Sends webhooks: claims the deliveries that are due, sends each once, records what became of it. Woken by the append that owed
  * them, by what it has just finished, and by a poll. A delivery that a dying node was sending is sent again: at least once.
  */
-import pRetry from 'p-retry';
+import { setTimeout as delay } from 'node:timers/promises';
 import { endpointVerdict, judge, type SendOutcome } from '../resource/delivery.ts';
 import { SealError } from '../secret/seal.ts';
 import { claimDeliveries, type ClaimedDelivery } from '../store/webhook/claim.ts';
@@ -202,10 +202,11 @@ export function openSecrets(
 }
 
 const SETTLE_TRIES = 8;
+const SETTLE_WAIT_MS = { first: 100, max: 2000 };
 
 /**
  * Records attempts together: those that end while one statement is under way share the next.
- * @param giving_up ends the retries; each is tried once at least.
+ * @param giving_up ends the retries: what has failed until then is tried once more at most.
  */
 function createSettler(runtime: Sending, giving_up: AbortSignal): (settled: Settled) => Promise<void> {
   let waiting: Settled[] = [];
@@ -217,15 +218,21 @@ function createSettler(runtime: Sending, giving_up: AbortSignal): (settled: Sett
     const batch = waiting;
     waiting = [];
     next = null;
-    const once = () => settleDeliveries(runtime.database, runtime.node, batch);
-    // What is not recorded would be sent again.
-    if (giving_up.aborted) await once();
-    else
-      await pRetry(once, {
-        ...{ retries: SETTLE_TRIES, minTimeout: 100, maxTimeout: 2000, signal: giving_up },
-        shouldRetry: ({ error }) => isConnectionError(error) || isDeadlock(error),
-      });
+    await record(batch);
     await runtime.fail('webhook.settled');
+  }
+
+  /** What is not recorded would be sent again. A statement that is under way is waited for, whatever time it is. */
+  async function record(batch: Settled[], tries = 0): Promise<void> {
+    try {
+      await settleDeliveries(runtime.database, runtime.node, batch);
+    } catch (error) {
+      const may_pass = isConnectionError(error) || isDeadlock(error);
+      if (giving_up.aborted || tries >= SETTLE_TRIES || !may_pass) throw error;
+      const wait_ms = Math.min(SETTLE_WAIT_MS.first * 2 ** tries, SETTLE_WAIT_MS.max);
+      await delay(wait_ms, undefined, { signal: giving_up }).catch(() => undefined);
+      await record(batch, tries + 1);
+    }
   }
 
   return async (settled) => {
