@@ -55,11 +55,13 @@ create table client_token (
   created_at timestamp with time zone not null default clock_timestamp(),
   expires_at timestamp with time zone not null,
   revoked_at timestamp with time zone,
+  minted_by text,
   constraint client_token_digest_key UNIQUE (digest),
   constraint client_token_org_fkey FOREIGN KEY (org) REFERENCES org(id),
   constraint client_token_pkey PRIMARY KEY (id),
   constraint client_token_session_id_fkey FOREIGN KEY (session_id) REFERENCES stream(id)
 );
+CREATE INDEX client_token_age ON client_token USING btree (expires_at);
 CREATE INDEX client_token_list ON client_token USING btree (session_id, id DESC);
 grant delete, insert, select, update on client_token to overwinter_runtime;
 
@@ -150,11 +152,13 @@ create table delivery (
   error text,
   created_at timestamp with time zone not null default clock_timestamp(),
   updated_at timestamp with time zone not null default clock_timestamp(),
+  asked_at timestamp with time zone,
   constraint delivery_pkey PRIMARY KEY (stream, id)
 ) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.05);
+CREATE INDEX delivery_age ON delivery USING btree (COALESCE(asked_at, created_at)) WHERE (due_at IS NOT NULL);
 CREATE INDEX delivery_destination ON delivery USING btree (destination_id, id DESC);
-CREATE INDEX delivery_due ON delivery USING btree (org, origin, due_at) WHERE (due_at IS NOT NULL);
 CREATE INDEX delivery_open ON delivery USING btree (destination_id) WHERE (status = ANY (ARRAY['pending'::text, 'failed'::text]));
+CREATE INDEX delivery_queue ON delivery USING btree (org, md5(origin), due_at) WHERE (due_at IS NOT NULL);
 CREATE INDEX delivery_sending ON delivery USING btree (node) WHERE (node IS NOT NULL);
 grant delete, insert, select, update on delivery to overwinter_runtime;
 
@@ -213,6 +217,7 @@ create table destination (
   created_after_seq bigint not null default 0,
   created_at timestamp with time zone not null default clock_timestamp(),
   updated_at timestamp with time zone not null default clock_timestamp(),
+  secrets bigint not null default 0,
   constraint destination_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES agent(id),
   constraint destination_check CHECK (((stream IS NULL) OR (agent_id IS NULL))),
   constraint destination_org_fkey FOREIGN KEY (org) REFERENCES org(id),
@@ -220,7 +225,7 @@ create table destination (
   constraint destination_stream_fkey FOREIGN KEY (stream) REFERENCES stream(id)
 );
 CREATE UNIQUE INDEX destination_agent ON destination USING btree (agent_id, slot) WHERE (agent_id IS NOT NULL);
-CREATE INDEX destination_any ON destination USING btree (org);
+CREATE INDEX destination_endpoint ON destination USING btree (org, origin);
 CREATE UNIQUE INDEX destination_org ON destination USING btree (org, slot) WHERE ((stream IS NULL) AND (agent_id IS NULL));
 CREATE UNIQUE INDEX destination_stream ON destination USING btree (stream, slot) WHERE (stream IS NOT NULL);
 grant delete, insert, select, update on destination to overwinter_runtime;
@@ -244,6 +249,7 @@ create table endpoint (
   origin text not null,
   failures integer not null default 0,
   open_until timestamp with time zone,
+  used_at timestamp with time zone not null default now(),
   constraint endpoint_org_fkey FOREIGN KEY (org) REFERENCES org(id),
   constraint endpoint_pkey PRIMARY KEY (org, origin)
 );

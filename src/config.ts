@@ -234,6 +234,12 @@ export const SETTINGS = {
     '10',
     'how often a webhook is sent before it is given up',
   ),
+  OVERWINTER_WEBHOOK_HOURS: setting(
+    integer(1, 8760),
+    '24',
+    'after how long it is given up, however often it was sent',
+    'h',
+  ),
   OVERWINTER_WEBHOOK_DELAYS: setting(
     seconds,
     '10,30,60,300,900',

@@ -42,6 +42,7 @@ export function settingsOf(config: Config): Settings {
     webhooks: {
       attempts_max: config.OVERWINTER_WEBHOOK_ATTEMPTS,
       delays_ms: config.OVERWINTER_WEBHOOK_DELAYS,
+      age_ms_max: config.OVERWINTER_WEBHOOK_HOURS * 3_600_000,
       at_once_max: config.OVERWINTER_WEBHOOKS_AT_ONCE,
       window_max: config.OVERWINTER_WEBHOOKS_PER_ENDPOINT,
       per_second_max: config.OVERWINTER_WEBHOOKS_PER_SECOND,

@@ -2,16 +2,12 @@
  * Sends webhooks: claims the deliveries that are due, sends each once, records what became of it. Woken by the append that owed
  * them, by what it has just finished, and by a poll. A delivery that a dying node was sending is sent again: at least once.
  */
-import pRetry from 'p-retry';
+import { setTimeout as delay } from 'node:timers/promises';
 import { endpointVerdict, judge, type SendOutcome } from '../resource/delivery.ts';
 import { SealError } from '../secret/seal.ts';
-import {
-  claimDeliveries,
-  reclaimDeliveries,
-  settleDeliveries,
-  type ClaimedDelivery,
-  type Settled,
-} from '../store/webhook/deliveries.ts';
+import { claimDeliveries, type ClaimedDelivery } from '../store/webhook/claim.ts';
+import { settleDeliveries, type Settled } from '../store/webhook/deliveries.ts';
+import { expireDeliveries, reclaimDeliveries, removeEndpoints } from '../store/webhook/sweeps.ts';
 import { isConnectionError, isDeadlock } from '../store/ground/database.ts';
 import { createEndpoints } from './endpoints.ts';
 import { webhookRequest } from './envelope.ts';
@@ -31,6 +27,8 @@ type Sending = Pick<
 >;
 
 const PAUSE_AFTER_ERROR_MS = 500;
+/** Of endpoints that nothing leads to. */
+const UNUSED_S = 3600;
 /** One org may take so much of a node's requests, that the others always find some free. */
 const ORG_SHARE = 0.75;
 
@@ -42,18 +40,20 @@ export function startDeliverer(runtime: Sending, monotonic: () => number): Deliv
   const sending = new Set<Promise<void>>();
   const stopping = new AbortController();
   const giving_up = new AbortController();
-  const settle = createSettler(runtime);
+  const settle = createSettler(runtime, giving_up.signal);
   let requests = 0;
   let again = false;
   let claiming: Promise<void> | null = null;
   let timer: NodeJS.Timeout | undefined;
   let reclaimed_at = Number.NEGATIVE_INFINITY;
+  let removed_at = Number.NEGATIVE_INFINITY;
 
   function wake(): void {
+    if (stopping.signal.aborted) return;
     again = true;
     claiming ??= claimAll().finally(() => {
       claiming = null;
-      if (again && !stopping.signal.aborted) wake();
+      if (again) wake();
     });
   }
 
@@ -61,7 +61,7 @@ export function startDeliverer(runtime: Sending, monotonic: () => number): Deliv
     clearTimeout(timer);
     let wait_ms = settings.poll_ms;
     try {
-      await reclaim();
+      await lookAfter();
       while (again && !stopping.signal.aborted) {
         again = false;
         // As many again may wait to be recorded, so that requests do not wait for the database.
@@ -85,12 +85,16 @@ export function startDeliverer(runtime: Sending, monotonic: () => number): Deliv
     if (!stopping.signal.aborted) timer = setTimeout(wake, wait_ms);
   }
 
-  /** What dead nodes were sending is looked for as often as nodes are missed. */
-  async function reclaim(): Promise<void> {
+  /** What dead nodes were sending is looked for as often as nodes are missed, and with it what is too old. */
+  async function lookAfter(): Promise<void> {
     const now = monotonic();
     if (now - reclaimed_at < settings.lease_ttl_ms / 2) return;
     reclaimed_at = now;
     await reclaimDeliveries(database.db);
+    await expireDeliveries(database.db, webhooks.age_ms_max);
+    if (now - removed_at < UNUSED_S * 1000) return;
+    removed_at = now;
+    await removeEndpoints(database.db, UNUSED_S);
   }
 
   function start(claimed: ClaimedDelivery): void {
@@ -152,6 +156,7 @@ async function send(
   return {
     ...{ stream, id, org, origin, attempts, is_probe },
     status: verdict.status,
+    was_tried: outcome.kind !== 'busy',
     retry_in_ms: verdict.status === 'failed' ? verdict.retry_in_ms : null,
     response_code: responded?.status ?? null,
     response_body: responded ? storable(responded.body) : null,
@@ -197,9 +202,13 @@ export function openSecrets(
 }
 
 const SETTLE_TRIES = 8;
+const SETTLE_WAIT_MS = { first: 100, max: 2000 };
 
-/** Records attempts together: those that end while one statement is under way share the next. */
-function createSettler(runtime: Sending): (settled: Settled) => Promise<void> {
+/**
+ * Records attempts together: those that end while one statement is under way share the next.
+ * @param giving_up ends the retries: what has failed until then is tried once more at most.
+ */
+function createSettler(runtime: Sending, giving_up: AbortSignal): (settled: Settled) => Promise<void> {
   let waiting: Settled[] = [];
   let next: Promise<void> | null = null;
   let current: Promise<void> = Promise.resolve();
@@ -209,12 +218,21 @@ function createSettler(runtime: Sending): (settled: Settled) => Promise<void> {
     const batch = waiting;
     waiting = [];
     next = null;
-    // What is not recorded would be sent again.
-    await pRetry(() => settleDeliveries(runtime.database, runtime.node, batch), {
-      ...{ retries: SETTLE_TRIES, minTimeout: 100, maxTimeout: 2000 },
-      shouldRetry: ({ error }) => isConnectionError(error) || isDeadlock(error),
-    });
+    await record(batch);
     await runtime.fail('webhook.settled');
+  }
+
+  /** What is not recorded would be sent again. A statement that is under way is waited for, whatever time it is. */
+  async function record(batch: Settled[], tries = 0): Promise<void> {
+    try {
+      await settleDeliveries(runtime.database, runtime.node, batch);
+    } catch (error) {
+      const may_pass = isConnectionError(error) || isDeadlock(error);
+      if (giving_up.aborted || tries >= SETTLE_TRIES || !may_pass) throw error;
+      const wait_ms = Math.min(SETTLE_WAIT_MS.first * 2 ** tries, SETTLE_WAIT_MS.max);
+      await delay(wait_ms, undefined, { signal: giving_up }).catch(() => undefined);
+      await record(batch, tries + 1);
+    }
   }
 
   return async (settled) => {

@@ -11,6 +11,7 @@ import {
   type DestinationRow,
   type NewDestination,
   type NewSecret,
+  type SecretChange,
 } from '../store/webhook/destinations.ts';
 import { replayEvents } from '../store/webhook/deliveries.ts';
 import { openSecrets, UNOPENED } from './deliver.ts';
@@ -40,7 +41,7 @@ export async function prepareDestinations(
   return await Promise.all(
     specs.map(async ({ secret, url, param, ...spec }) => ({
       ...spec,
-      ...(await checkUrl(runtime, url, param)),
+      ...(await checkUrl(runtime, org, url, param)),
       id: runtime.newId('destination'),
       secret: secret ? sealSecret(runtime, org, secret) : null,
     })),
@@ -66,7 +67,10 @@ type DestinationPatch = Omit<DestinationChange, 'origin' | 'secret'> & {
   secret?: string | null | undefined;
 };
 
-/** @throws OverwinterError `invalid`, `not_found` */
+/** So often a change of its secrets is begun anew, as another came first. */
+const ROTATIONS_MAX = 10;
+
+/** @throws OverwinterError `invalid`, `not_found`, `contended` */
 export async function changeDestination(
   runtime: Runtime,
   org: string,
@@ -74,14 +78,28 @@ export async function changeDestination(
   id: string,
   { secret, url, ...change }: DestinationPatch,
 ): Promise<DestinationRow> {
+  const { db } = runtime.database;
   await findDestination(runtime, org, scope, id);
-  const changed: DestinationChange = {
-    ...change,
-    ...(url === undefined ? {} : await checkUrl(runtime, url, 'url')),
-    ...(secret === undefined ? {} : { secret: secret === null ? null : sealSecret(runtime, org, secret) }),
-  };
-  await updateDestination(runtime.database.db, org, scope, id, changed);
-  return await findDestination(runtime, org, scope, id);
+  const target = url === undefined ? {} : await checkUrl(runtime, org, url, 'url');
+  for (let attempt = 0; attempt < ROTATIONS_MAX; attempt += 1) {
+    const rotation = await rotationOf(runtime, await findDestination(runtime, org, scope, id), secret);
+    const changed = await updateDestination(db, org, scope, id, { ...change, ...target, secret: rotation });
+    if (changed) return await findDestination(runtime, org, scope, id);
+  }
+  throw new OverwinterError('contended', 'its secret was changed at the same time; try again');
+}
+
+/** Undefined where `secret` is what signs already: who repeats a change must not lose the secret before it. */
+async function rotationOf(
+  runtime: Runtime,
+  { org, id, secrets: seen, has_secret }: DestinationRow,
+  secret: string | null | undefined,
+): Promise<SecretChange | undefined> {
+  if (secret === undefined) return undefined;
+  if (secret === null) return { secret: null, seen };
+  const [newest] = has_secret ? await readSecrets(runtime.database.db, org, id) : [];
+  const [current] = (newest && openSecrets(runtime, { org, secrets: [newest] })) ?? [];
+  return current === secret ? undefined : { secret: sealSecret(runtime, org, secret), seen };
 }
 
 /** @throws OverwinterError `not_found` */
@@ -148,10 +166,11 @@ export async function replayToDestination(
 
 async function checkUrl(
   runtime: Runtime,
+  org: string,
   url: string,
   param: string,
 ): Promise<Pick<NewDestination, 'url' | 'origin'>> {
-  const refusal = await runtime.poster.refusal(url);
+  const refusal = await runtime.poster.refusal(url, org);
   if (refusal?.kind === 'refused')
     throw new OverwinterError('invalid', `the URL cannot be a destination: ${refusal.reason}`, param);
   if (refusal)

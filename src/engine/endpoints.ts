@@ -3,7 +3,7 @@
  * comes back, and falls to one with a failure: whoever hangs holds little. A bound on requests per second keeps a backlog from
  * becoming a flood.
  */
-import type { EndpointSlots } from '../store/webhook/deliveries.ts';
+import type { EndpointSlots } from '../store/webhook/claim.ts';
 
 type Endpoint = {
   org: string;

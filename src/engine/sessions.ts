@@ -190,7 +190,7 @@ async function waitFor(
  */
 export async function mintClientToken(
   runtime: Runtime,
-  org: string,
+  { org, id: minted_by }: { org: string; id: string },
   session: string,
   wanted: { scopes?: Scope[] | undefined; ttl_s?: number | undefined } = {},
 ): Promise<{ id: string; token: string; scopes: Scope[]; expires_at: Date }> {
@@ -204,8 +204,7 @@ export async function mintClientToken(
     id,
     session_id: session,
     digest,
-    scopes,
-    ttl_s,
+    ...{ scopes, ttl_s, minted_by },
   });
   return { id, token, scopes, expires_at };
 }

@@ -31,7 +31,7 @@ import { mountCredentials } from './v3/credentials.ts';
 import { mountDeliveries } from './v3/deliveries.ts';
 import { mountDestinations } from './v3/destinations.ts';
 import { mountEvents } from './v3/events.ts';
-import { followWrites, mountMasterKey } from './v3/master-key.ts';
+import { followWrites, mountMasterKey, type Writes } from './v3/master-key.ts';
 import { mountMessages } from './v3/messages.ts';
 import { mountOrgs } from './v3/orgs.ts';
 import { mountSessions } from './v3/sessions.ts';
@@ -76,6 +76,7 @@ export function createApp(runtime: Runtime, options: AppOptions): Api {
   app.onError(renderError((fields, message) => runtime.logger.error(fields, message)));
   app.notFound(renderNotFound());
   mountHealth(app, runtime, options);
+  for (const path of ['/v3/*', '/v1/*', '/api/*']) app.use(path, shared.writes.follow);
   app.route('/v3', v3(runtime, options, shared));
   app.route('/v1', v1Of(runtime, options, shared));
   app.route('/api', apiOf(runtime, options, shared));
@@ -152,7 +153,13 @@ function nounOf(path: string): string {
 }
 
 /** What all mounts count together. */
-type Shared = { rate: RateLimit; revocations: Revocations; enter: StreamLimit; terminals: Terminals };
+type Shared = {
+  rate: RateLimit;
+  revocations: Revocations;
+  enter: StreamLimit;
+  terminals: Terminals;
+  writes: Writes;
+};
 
 function shareOf(runtime: Runtime, { limits = NO_LIMITS, computers, signal }: AppOptions): Shared {
   const terminals = createTerminals(runtime, computers);
@@ -161,7 +168,8 @@ function shareOf(runtime: Runtime, { limits = NO_LIMITS, computers, signal }: Ap
     (ids) => findUsable(runtime.database, ids),
     (fields, message) => runtime.logger.debug(fields, message),
   );
-  return { rate: createRateLimit(limits), revocations, enter: createStreamLimit(limits), terminals };
+  const [rate, enter] = [createRateLimit(limits), createStreamLimit(limits)];
+  return { rate, revocations, enter, terminals, writes: followWrites() };
 }
 
 function v1Of(runtime: Runtime, options: AppOptions, { rate, revocations, enter, terminals }: Shared): Api {
@@ -196,7 +204,7 @@ function localPorts(): string {
   return 'http://*.localhost';
 }
 
-function v3(runtime: Runtime, options: AppOptions, { rate, revocations, enter }: Shared): Api {
+function v3(runtime: Runtime, options: AppOptions, { rate, revocations, enter, writes }: Shared): Api {
   const api = createApi();
   const { signal, keepalive_ms = KEEPALIVE_MS, stall_ms = STALL_MS } = options;
   const admit = createAdmit(runtime, rate);
@@ -216,9 +224,8 @@ function v3(runtime: Runtime, options: AppOptions, { rate, revocations, enter }:
     in: 'header',
     name: 'X-API-Key',
   });
-  const settled = followWrites(api);
   mountOrgs(api, runtime, admit);
-  mountMasterKey(api, runtime, admit, settled);
+  mountMasterKey(api, runtime, admit, writes.settled);
   mountApiKeys(api, runtime, admit, revocations);
   mountAgents(api, runtime, admit);
   mountCredentials(api, runtime, admit);

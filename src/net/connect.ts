@@ -7,7 +7,7 @@ import { buildConnector } from 'undici';
 import type { Resolution, Resolve } from './resolve.ts';
 
 /** What a connection that was not made means for the request; carried by its error. */
-export type Stopped = { kind: 'refused' | 'failed'; reason: string };
+export type Stopped = { kind: 'refused' | 'failed' | 'busy'; reason: string };
 
 type Dial = { resolve: Resolve; connectors: buildConnector.connector[]; is_open: () => boolean };
 
@@ -75,7 +75,7 @@ function connectTo(
 
 /** A name that does not exist may come to exist before the next attempt. */
 function stopOf({ kind, reason }: Exclude<Resolution, { kind: 'addresses' }>): Stopped {
-  return { kind: kind === 'refused' ? 'refused' : 'failed', reason };
+  return { kind: kind === 'absent' ? 'failed' : kind, reason };
 }
 
 function stopped({ kind, reason }: Stopped): Error {

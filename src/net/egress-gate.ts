@@ -2,10 +2,9 @@
  * What a computer may reach: by name, by port, by address. Invariant: a name that the policy leaves out is not even asked for, and no
  * policy leads to an address that is not public or is this machine's own, unless the operator opened it.
  */
-import { BlockList, isIP, type Socket } from 'node:net';
-import os from 'node:os';
+import { isIP, type Socket } from 'node:net';
 import type { NetworkPolicy } from '../resource/computer/spec.ts';
-import { isAllowed, type Networks } from './address.ts';
+import type { Networks } from './address.ts';
 import { createConnect, stoppedBy } from './connect.ts';
 import { describeFailure } from './failure.ts';
 import { createResolve, type Resolve } from './resolve.ts';
@@ -23,7 +22,7 @@ type Reaching = Exclude<NetworkPolicy, { mode: 'off' }>;
 
 /** Each has a resolver of its own: lookups of one computer do not keep another's waiting. */
 export function createGate(policy: Reaching, allowed: Networks, connect_ms: number): Gate {
-  const connect = createConnect(outward(createResolve(allowed), allowed), connect_ms);
+  const connect = createConnect(outward(createResolve(allowed)), connect_ms);
   const passes = policy.mode === 'open' ? () => true : hostMatcher(policy.hosts);
   const forbid = (reason: string): Refusal => ({
     status: 403,
@@ -66,28 +65,7 @@ function bare(host: string): string {
   return host.toLowerCase().replace(/\.$/, '');
 }
 
-/**
- * Asked as for https, which may go to any public address; what is inside the connection is the computer's affair.
- * To its own addresses this machine has ways that a firewall before it does not see.
- */
-function outward(resolve: Resolve, allowed: Networks): Resolve {
-  return async (_, hostname) => {
-    const resolution = await resolve('https:', hostname);
-    if (resolution.kind !== 'addresses') return resolution;
-    const own = ownAddresses();
-    const leads_back = resolution.addresses.some(
-      (address) => own.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4') && !isAllowed(address, allowed),
-    );
-    if (!leads_back) return resolution;
-    return { kind: 'refused', reason: `${hostname} leads to the machine that the computer is on.` };
-  };
-}
-
-/** Asked each time: interfaces come and go. */
-function ownAddresses(): BlockList {
-  const list = new BlockList();
-  for (const { address, family } of Object.values(os.networkInterfaces()).flatMap((each) => each ?? [])) {
-    list.addAddress(address, family === 'IPv6' ? 'ipv6' : 'ipv4');
-  }
-  return list;
+/** Asked as for https, which may go to any public address; what is inside the connection is the computer's affair. */
+function outward(resolve: Resolve): Resolve {
+  return (_, hostname) => resolve('https:', hostname);
 }

@@ -2,7 +2,7 @@
  * Connections by tenant and origin: tenants share none, so one that fills its own leaves the others theirs. Invariant: an origin is held only while it has a request under way or a connection open. undici's `Agent` keeps
  * each origin to which several requests failed at once, for as long as it lives.
  */
-import { Pool, type Dispatcher } from 'undici';
+import { Pool, type buildConnector, type Dispatcher } from 'undici';
 
 export type Pools = {
   /** Lends the tenant's dispatcher of `origin` until `act` has ended. After `close` it refuses all requests. */
@@ -15,14 +15,19 @@ export type Pools = {
 
 type Held = { pool: Pool; uses: number };
 
-export function createPools(options: Pool.Options): Pools {
+/** @param connect_of how a tenant's connections are made. */
+export function createPools(
+  options: Omit<Pool.Options, 'connect'>,
+  connect_of: (tenant: string) => buildConnector.connector,
+): Pools {
   const held_by_key = new Map<string, Held>();
   let is_closed = false;
 
-  const hold = (key: string, origin: string): Held => {
+  const hold = (tenant: string, origin: string): Held => {
+    const key = keyOf(tenant, origin);
     const known = held_by_key.get(key);
     if (known) return known;
-    const held = { pool: new Pool(origin, options), uses: 0 };
+    const held = { pool: new Pool(origin, { ...options, connect: connect_of(tenant) }), uses: 0 };
     held.pool.on('disconnect', () => letGo(key, held));
     if (is_closed) void held.pool.destroy();
     else held_by_key.set(key, held);
@@ -35,14 +40,13 @@ export function createPools(options: Pool.Options): Pools {
   };
   return {
     use: async (tenant, origin, act) => {
-      const key = `${tenant} ${origin}`;
-      const held = hold(key, origin);
+      const held = hold(tenant, origin);
       held.uses++;
       try {
         return await act(held.pool);
       } finally {
         held.uses--;
-        letGo(key, held);
+        letGo(keyOf(tenant, origin), held);
       }
     },
     origins: () => held_by_key.size,
@@ -52,4 +56,8 @@ export function createPools(options: Pool.Options): Pools {
       held_by_key.clear();
     },
   };
+}
+
+function keyOf(tenant: string, origin: string): string {
+  return `${tenant} ${origin}`;
 }

@@ -8,11 +8,11 @@ import type { Networks } from './address.ts';
 import { createConnect } from './connect.ts';
 import { exchange } from './exchange.ts';
 import { createPools } from './pools.ts';
-import { createResolve, type Resolution, type Resolve } from './resolve.ts';
+import { createResolves, type Resolution, type Resolve } from './resolve.ts';
 import { parseTarget } from './url.ts';
 
 type PostRequest = {
-  /** Whose request it is: tenants share no connection. */
+  /** Whose request it is: tenants share no connection, and none resolves names at the cost of the others. */
   tenant: string;
   url: string;
   headers: Record<string, string>;
@@ -28,7 +28,7 @@ export type Poster = {
    * Why this URL could not be sent to, or null; resolves its name. For the moment a destination is written, so that a name without an
    * address is `refused`; `failed` is what may be otherwise when asked again.
    */
-  refusal(url: string): Promise<Refusal | null>;
+  refusal(url: string, tenant: string): Promise<Refusal | null>;
   /** Ends what is under way, as `failed`. */
   close(): Promise<void>;
 };
@@ -46,9 +46,9 @@ export type PosterOptions = {
 };
 
 export function createPoster(options: PosterOptions): Poster {
-  const resolve = createResolve(options.allowed);
-  const pools = createPools({
-    connect: createConnect(resolve, options.connect_ms),
+  const resolve_of = createResolves(options.allowed);
+  const connect_of = (tenant: string) => createConnect(resolve_of(tenant), options.connect_ms);
+  const settings = {
     connections: options.connections_per_origin_max,
     pipelining: 1,
     // HTTP/2 would wait for one connection to agree on it before the others are opened.
@@ -59,7 +59,8 @@ export function createPoster(options: PosterOptions): Poster {
     // `exchange` has one time limit for all of a response.
     headersTimeout: 0,
     bodyTimeout: 0,
-  });
+  };
+  const pools = createPools(settings, connect_of);
   return {
     post: async (request, signal) => {
       const prepared = prepare(request);
@@ -67,7 +68,7 @@ export function createPoster(options: PosterOptions): Poster {
       const { origin, ...rest } = prepared;
       return pools.use(request.tenant, origin, (pool) => exchange(pool, { ...rest, signal }, options));
     },
-    refusal: (url) => refusalOf(url, resolve, options.connect_ms),
+    refusal: (url, tenant) => refusalOf(url, resolve_of(tenant), options.connect_ms),
     close: () => pools.close(),
   };
 }
@@ -92,7 +93,8 @@ async function refusalOf(text: string, resolve: Resolve, connect_ms: number): Pr
   const { protocol, hostname } = target.url;
   const resolution = await within(connect_ms, resolve(protocol, hostname.replace(/^\[|\]$/g, '')));
   if (resolution.kind === 'addresses') return null;
-  return { kind: resolution.kind === 'failed' ? 'failed' : 'refused', reason: resolution.reason };
+  const may_pass = resolution.kind === 'failed' || resolution.kind === 'busy';
+  return { kind: may_pass ? 'failed' : 'refused', reason: resolution.reason };
 }
 
 async function within(limit_ms: number, resolving: Promise<Resolution>): Promise<Resolution> {

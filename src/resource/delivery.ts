@@ -12,6 +12,8 @@ export type DeliveryRules = {
   delays_ms: readonly number[];
   /** Since the delivery was written or last asked for again. */
   attempts_max: number;
+  /** The same: how long it is tried at most. */
+  age_ms_max: number;
 };
 
 /** What came of an attempt to send. */
@@ -26,7 +28,9 @@ export type SendOutcome =
   /** The URL, a header or an address may not be sent to: it stays so. */
   | { kind: 'refused'; reason: string }
   /** DNS, connection, TLS, time: it may be tried again. */
-  | { kind: 'failed'; reason: string };
+  | { kind: 'failed'; reason: string }
+  /** Nothing was sent, as this node has too much to do. */
+  | { kind: 'busy'; reason: string };
 
 export type Verdict =
   | { status: 'delivered' }
@@ -39,18 +43,22 @@ export type Verdict =
  */
 export const BREAKER = { failures: 5, first_ms: 10_000, max_ms: 300_000, probe_ms: 30_000 };
 
+/** For what this node could not even try. */
+const BUSY_MS = 1000;
 const RETRY_AFTER_MS_MAX = 24 * 3600 * 1000;
 /** Deliveries that failed together do not come back together. */
 const JITTER = 0.2;
 
 /**
- * 2xx is delivered. 429, 5xx and whatever kept an answer from coming is tried again; any other answer will not get better.
+ * 2xx is delivered. 429, 5xx and whatever kept an answer from coming is tried again; any other answer will not get better. What was not
+ * tried counts as no attempt and is tried soon.
  * @param attempts how many were made by now, this one included, since the delivery was written or asked for again.
  * @param random in 0..1.
  */
 export function judge(outcome: SendOutcome, attempts: number, rules: DeliveryRules, random: number): Verdict {
   if (outcome.kind === 'responded' && outcome.status >= 200 && outcome.status < 300)
     return { status: 'delivered' };
+  if (outcome.kind === 'busy') return { status: 'failed', retry_in_ms: Math.round(BUSY_MS * (1 + random)) };
   if (!mayImprove(outcome) || attempts >= rules.attempts_max) return { status: 'dead_letter' };
   const delay_ms = rules.delays_ms[Math.min(attempts, rules.delays_ms.length) - 1] ?? 0;
   const asked_ms = outcome.kind === 'responded' ? (outcome.retry_after_ms ?? 0) : 0;
@@ -64,7 +72,7 @@ export function judge(outcome: SendOutcome, attempts: number, rules: DeliveryRul
 
 /** What an attempt says of its endpoint: it works, it fails, or nothing, as no request got there. */
 export function endpointVerdict(outcome: SendOutcome): 'works' | 'fails' | 'unknown' {
-  if (outcome.kind === 'refused') return 'unknown';
+  if (outcome.kind === 'refused' || outcome.kind === 'busy') return 'unknown';
   return mayImprove(outcome) ? 'fails' : 'works';
 }
 

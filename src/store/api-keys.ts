@@ -5,6 +5,7 @@
 import { sql } from 'kysely';
 import { OverwinterError } from '../resource/error.ts';
 import type { KeyScope } from '../resource/api-key.ts';
+import { MINTER_IS_REVOKED } from './client-tokens.ts';
 import type { Database, Statement } from './ground/database.ts';
 import type { Db } from './ground/tables.ts';
 
@@ -125,7 +126,7 @@ export async function listApiKeys(
 }
 
 /**
- * Revokes the key, for good; the row stays. Again is no error.
+ * Revokes the key, for good, and with it the client tokens that it asked for; the row stays. Again is no error.
  * @throws OverwinterError `not_found`; `contended`; `conflict` for the org's last admin key that does not expire, and for its last usable
  * one should none be without an end.
  */
@@ -198,7 +199,8 @@ select id from api_key
 where id = any($1::text[]) and revoked_at is null and (expires_at is null or expires_at > clock_timestamp())
 union all
 select t.id from client_token t join stream s on s.id = t.session_id
-where t.id = any($1::text[]) and t.revoked_at is null and t.expires_at > clock_timestamp() and s.deleted_at is null`,
+where t.id = any($1::text[]) and t.revoked_at is null and t.expires_at > clock_timestamp() and s.deleted_at is null
+  and not ${MINTER_IS_REVOKED}`,
 };
 
 /** Those among the ids of API keys and client tokens that may still be used. */

@@ -10,7 +10,13 @@ export type NewClientToken = {
   digest: Uint8Array;
   scopes: Scope[];
   ttl_s: number;
+  /** The API key that asked for it: once that is revoked, it opens nothing. */
+  minted_by: string | null;
 };
+
+/** Of a token `t`: the key that asked for it was revoked. */
+export const MINTER_IS_REVOKED =
+  'exists (select from api_key k where k.id = t.minted_by and k.revoked_at is not null)';
 
 /** Returns when the token expires, by the database's clock. */
 export async function insertClientToken(db: Db, org: string, token: NewClientToken): Promise<Date> {
@@ -31,15 +37,16 @@ export type FoundClientToken = {
   expires_at: Date;
 };
 
-/** The usable token with this digest, neither revoked nor expired, of a session that is not deleted. */
+/** The usable token with this digest, neither revoked nor expired, of a key that is not revoked and a session that is not deleted. */
 export async function findClientToken(db: Db, digest: Uint8Array): Promise<FoundClientToken | undefined> {
   const row = await db
-    .selectFrom('client_token as token')
-    .innerJoin('stream', 'stream.id', 'token.session_id')
-    .select(['token.id', 'token.org', 'token.session_id', 'token.scopes', 'token.expires_at'])
-    .where('token.digest', '=', digest)
-    .where('token.revoked_at', 'is', null)
-    .where('token.expires_at', '>', sql<Date>`clock_timestamp()`)
+    .selectFrom('client_token as t')
+    .innerJoin('stream', 'stream.id', 't.session_id')
+    .select(['t.id', 't.org', 't.session_id', 't.scopes', 't.expires_at'])
+    .where('t.digest', '=', digest)
+    .where('t.revoked_at', 'is', null)
+    .where('t.expires_at', '>', sql<Date>`clock_timestamp()`)
+    .where(sql<boolean>`not ${sql.raw(MINTER_IS_REVOKED)}`)
     .where('stream.deleted_at', 'is', null)
     .executeTakeFirst();
   return row && { ...row, scopes: row.scopes as Scope[] };
@@ -97,5 +104,13 @@ export async function revokeClientTokens(db: Db, org: string, session_id: string
     .where('org', '=', org)
     .where('session_id', '=', session_id)
     .where('revoked_at', 'is', null)
+    .execute();
+}
+
+/** Forgets what expired longer ago. */
+export async function pruneClientTokens(db: Db, older_than_ms: number): Promise<void> {
+  await db
+    .deleteFrom('client_token')
+    .where('expires_at', '<', sql<Date>`now() - ${older_than_ms} * interval '1 ms'`)
     .execute();
 }

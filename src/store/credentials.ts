@@ -1,4 +1,5 @@
 /** Model provider keys of an org, sealed; at most one is the default of its provider. */
+import { sql } from 'kysely';
 import { OverwinterError } from '../resource/error.ts';
 import type { Db } from './ground/tables.ts';
 
@@ -104,25 +105,33 @@ export async function rotateCredential(
 }
 
 /**
- * Makes a credential the default of its provider. The former default is cleared first: both at once would collide.
+ * Makes a credential the default of its provider, in one statement: it is held before the former default is cleared, which is before it is
+ * set, as both at once would collide.
+ * @returns undefined when there is no such credential any more; then the former default stays.
  * @throws OverwinterError `contended` when another default was set in between.
  */
-export async function setDefaultCredential(db: Db, org: string, credential: CredentialRow): Promise<void> {
-  const ofOrg = db.updateTable('credential').where('org', '=', org);
-  await ofOrg
-    .set({ is_default: false })
-    .where('provider', '=', credential.provider)
-    .where('id', '!=', credential.id)
-    .where('is_default', '=', true)
-    .execute();
-  await ofOrg
-    .set({ is_default: true })
-    .where('id', '=', credential.id)
-    .execute()
+export async function setDefaultCredential(
+  db: Db,
+  org: string,
+  id: string,
+): Promise<CredentialRow | undefined> {
+  const done = await sql<CredentialRow>`
+    with chosen as (
+      select id, provider from credential where org = ${org} and id = ${id} for no key update
+    ), cleared as (
+      update credential c set is_default = false from chosen
+      where c.org = ${org} and c.provider = chosen.provider and c.id <> chosen.id and c.is_default
+      returning c.id
+    )
+    update credential c set is_default = true from chosen
+    where c.org = ${org} and c.id = chosen.id and (select count(*) from cleared) >= 0
+    returning ${sql.join(COLUMNS.map((column) => sql.ref(`c.${column}`)))}`
+    .execute(db)
     .catch((error: unknown) => {
       if ((error as { code?: string }).code !== UNIQUE_VIOLATION) throw error;
       throw new OverwinterError('contended', 'another default was set at the same time; try again');
     });
+  return done.rows[0];
 }
 
 /** Agents that used it fall back to the org's default. Returns whether there was such a credential. */

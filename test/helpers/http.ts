@@ -112,7 +112,7 @@ export async function makeToken(
   fields: Partial<Pick<NewClientToken, 'scopes' | 'ttl_s'>> = {},
 ): Promise<{ id: string; token: string }> {
   const { token, digest } = makeClientToken(randomBytes);
-  const row = { id: runtime.newId('client_token'), session_id, digest, ttl_s: 3600 };
+  const row = { id: runtime.newId('client_token'), session_id, digest, ttl_s: 3600, minted_by: null };
   await insertClientToken(runtime.database.db, org, { ...row, scopes: ['read', 'steer'], ...fields });
   return { id: row.id, token };
 }

@@ -129,7 +129,7 @@ const SETTINGS: Runtime['settings'] = {
   command_timeout_ms: 1000,
   output_bytes_max: 30_000,
   webhooks: {
-    attempts_max: 3,
+    ...{ attempts_max: 3, age_ms_max: 86_400_000 },
     delays_ms: [10, 20],
     at_once_max: 64,
     window_max: 16,

@@ -1,6 +1,6 @@
 /** Agents and credentials over HTTP (contract §15.1, §15.5). */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { getSealedCredential } from '../../src/store/credentials.ts';
+import { getSealedCredential, setDefaultCredential } from '../../src/store/credentials.ts';
 import { AGENT, dataOf, fieldOf, startServer, type Json, type TestServer } from '../helpers/http.ts';
 
 let server: TestServer;
@@ -190,6 +190,14 @@ describe('credentials', () => {
     );
     for (const { status } of await Promise.all(puts)) expect([200, 503]).toContain(status);
     expect((await defaults()).filter((id) => made.some((row) => row['id'] === id))).toHaveLength(1);
+  });
+
+  it('keep their default when the one that is to follow is deleted in between', async () => {
+    const before = await defaults();
+    const { id } = await add({ key: 'sk-short-lived' });
+    await server.ask(`DELETE /v3/credentials/${id}`);
+    expect(await setDefaultCredential(server.runtime.database.db, server.org.id, id!)).toBeUndefined();
+    expect(await defaults()).toEqual(before);
   });
 
   it('rotate, page and go away; agents fall back to the default', async () => {

@@ -12,7 +12,6 @@ import type { KeyScope } from '../../src/resource/api-key.ts';
 import type { Scope } from '../../src/store/client-tokens.ts';
 import {
   dataOf,
-  fieldOf,
   makeKey,
   makeOperator,
   makeSession,
@@ -22,7 +21,8 @@ import {
   type TestServer,
 } from '../helpers/http.ts';
 import { playTurn } from '../helpers/runtime.ts';
-import { REQUIRED, type Row } from './required.ts';
+import { ABOUT_WHAT_RUNS, HAS_ENDED, makeNames, type Names } from './auth/owned.ts';
+import { REQUIRED, type Row } from './auth/required.ts';
 
 type Operation = { parameters?: { name: string }[]; security?: object[]; 'x-scope'?: object };
 const document = describeApp(
@@ -56,7 +56,7 @@ type Kind = {
 };
 
 let server: TestServer;
-let names: Record<string, string>;
+let names: Names;
 let kinds: Kind[];
 let cells = 0;
 
@@ -64,41 +64,11 @@ beforeAll(async () => {
   server = await startServer();
   const session = await makeSession(server);
   await playTurn(server.runtime, session.id, 'done');
-  names = await makeNames(session);
+  names = await makeNames(server, session);
   expect(Object.values(names)).not.toContain(undefined);
   kinds = await makeKinds(session.id);
 });
 afterAll(() => server.close());
-
-async function makeNames(session: { id: string; agent: string }): Promise<Record<string, string>> {
-  const { ask } = server;
-  const at = `/v3/sessions/${session.id}`;
-  const idOf = async (what: string, body: object): Promise<string> => (await ask(what, { body })).json['id']!;
-  // Nothing delivers here, and an address needs no name server.
-  const hook = { url: 'https://9.9.9.9/' };
-  // Nothing starts here: it is in error.
-  const computer = await idOf('POST /v1/computers', {});
-  return {
-    session_id: session.id,
-    agent_id: session.agent,
-    api_key_id: server.org.key_id,
-    credential_id: await idOf('POST /v3/credentials', { key: 'sk-some-key' }),
-    event_id: (await ask(`GET ${at}/messages`)).json['data']![0]!['id']!,
-    turn_id: (await ask(`GET ${at}/turns`)).json['data']![0]!['id']!,
-    token_id: await idOf(`POST ${at}/client-tokens`, {}),
-    delivery_id: `dlv_${'0'.repeat(24)}`,
-    computer_id: computer,
-    sandbox_id: computer,
-    exec_id: `cmd_${'0'.repeat(24)}`,
-    pty_id: `term_${'0'.repeat(24)}`,
-    checkpoint_id: `snp_${'0'.repeat(24)}`,
-    port: '8000',
-    snapshot_id: `snp_${'0'.repeat(24)}`,
-    '/v3/destinations': await idOf('POST /v3/destinations', hook),
-    '/v3/agents': await idOf(`POST /v3/agents/${session.agent}/destinations`, hook),
-    '/v3/sessions': await idOf(`POST ${at}/destinations`, hook),
-  };
-}
 
 async function makeKinds(session: string): Promise<Kind[]> {
   const in_a_year = new Date(Date.now() + 365 * 86_400_000);
@@ -219,7 +189,11 @@ function fatesOf(route: Route, kinds: Kind[]): Record<string, string> {
 
 function pathOf({ path, operation }: Route): string {
   const destination = Object.keys(names).find((name) => name.startsWith('/') && path.startsWith(name));
-  const filled = path.replaceAll(/\{(\w+)\}/g, (_, param: string) => names[param] ?? names[destination!]!);
+  const filled = path.replaceAll(/\{(\w+)\}/g, (_, param: string) => {
+    const name = names[param === 'destination_id' ? destination! : param];
+    if (name === undefined) throw new Error(`nothing that the org owns is named by {${param}}`);
+    return name;
+  });
   // Without it the schema would refuse before anything is looked for.
   return operation.parameters?.some(({ name }) => name === 'path') ? `${filled}?path=x` : filled;
 }
@@ -287,29 +261,46 @@ describe('the matrix', () => {
   });
 });
 
+/** Lists that say the same to all. */
+const OF_EVERYBODY = ['/v1/computers/templates'];
+
+/** Every id in an answer, whatever it is called and however deep. */
+function idsOf(text: string): string[] {
+  return [...text.matchAll(/"([a-z]+_[0-9a-f]{24})"/g)].map((match) => match[1]!);
+}
+
+function sentenceOf(json: Answer['json']): string {
+  return String(json['detail'] ?? json['error']?.['message'] ?? json['error'] ?? '');
+}
+
 describe('every route', () => {
-  it('is 404 about what belongs to another org, and lists show none of it', async () => {
+  it('is 404 about what belongs to another org', async () => {
     const { key } = server.stranger;
     const found: string[] = [];
     for (const route of ROUTES.filter(({ path }) => path.includes('{'))) {
       const body = route.method === 'GET' ? {} : { body: route.row?.[2] ?? {} };
       const { status, json } = await server.ask(`${route.method} ${pathOf(route)}`, { key, ...body });
-      const sentence = String(json['detail'] ?? json['error'] ?? '');
-      const of_computers = /^no (computer|such snapshot)/.test(sentence);
-      if (status !== 404 || !(of_computers || json['error']?.['type'] === 'not_found'))
-        found.push(`${route.name}: ${status}`);
+      const not_there =
+        /^no (computer|deployment|such snapshot)/.test(sentenceOf(json)) ||
+        json['error']?.['type'] === 'not_found';
+      if (status !== 404 || !not_there) found.push(`${route.name}: ${status}`);
     }
     expect(found).toEqual([]);
+  });
+
+  it('shows none of it in a list', async () => {
     const lists = ROUTES.filter(
       ({ method, path, row }) =>
-        method === 'GET' && path.startsWith('/v3/') && !path.includes('{') && row?.[0] !== 'operator',
+        method === 'GET' && !path.includes('{') && row?.[0] !== 'operator' && !OF_EVERYBODY.includes(path),
     );
     for (const { path } of lists) {
-      const idsFor = async (key: string) =>
-        fieldOf(dataOf((await server.ask(`GET ${path}?limit=100`, { key })).json), 'id');
+      const idsFor = async (key: string) => idsOf((await server.ask(`GET ${path}?limit=100`, { key })).text);
       const theirs = new Set(await idsFor(server.org.key));
-      expect(theirs.size).toBeGreaterThan(0);
-      expect((await idsFor(key)).filter((id) => theirs.has(id))).toEqual([]);
+      expect(theirs.size, path).toBeGreaterThan(0);
+      expect(
+        (await idsFor(server.stranger.key)).filter((id) => theirs.has(id)),
+        path,
+      ).toEqual([]);
     }
   });
 
@@ -342,3 +333,22 @@ describe('credentials of a request', () => {
     expect([answer.status, answer.json['error']!['type']]).toEqual([404, 'not_found']);
   });
 });
+
+describe('what every route is asked about', () => {
+  it('is there for its owner, so that it is not missing for everybody', async () => {
+    const missed: string[] = [];
+    for (const route of ROUTES.filter(({ path }) => path.includes('{')).toSorted(byHarm)) {
+      const body = route.method === 'GET' ? {} : { body: route.row?.[2] ?? {} };
+      const { status, json } = await server.ask(`${route.method} ${pathOf(route)}`, body);
+      if (ABOUT_WHAT_RUNS.test(route.path)) expect(sentenceOf(json)).toMatch(HAS_ENDED);
+      else if (status === 404 || status === 401 || status >= 500) missed.push(`${route.name}: ${status}`);
+    }
+    expect(missed).toEqual([]);
+  });
+});
+
+/** What deletes comes last, the innermost first. */
+function byHarm(a: Route, b: Route): number {
+  const harm = ({ method }: Route): number => ['GET', 'PUT', 'PATCH', 'POST', 'DELETE'].indexOf(method);
+  return harm(a) - harm(b) || b.path.length - a.path.length;
+}

@@ -229,6 +229,7 @@ describe('messages', () => {
       session_id: id,
       digest: digest(token),
       ttl_s: 60,
+      minted_by: null,
     };
     await insertClientToken(db, server.org.id, { ...row, scopes: ['read'] });
     const sent = await server.ask(`POST /v3/sessions/${id}/messages`, { body: { text: 'x' }, key: token });

@@ -69,6 +69,18 @@ describe('an open stream', () => {
     expect((await b.ask(`GET /v3/sessions/${session}`, { key: presented })).status).toBe(401);
   });
 
+  it('ends within a second of the revocation of the API key that asked for its client token', async () => {
+    const [own, other] = [await key({ scopes: ['write'] }), await key({ scopes: ['write'] })];
+    const mint = async (by: string) =>
+      (await a.ask(`POST /v3/sessions/${session}/client-tokens`, { key: by })).json['token']!;
+    const [ending, lasting] = [await mint(own.key), await mint(other.key)];
+    const revoke = () => a.ask(`DELETE /v3/api-keys/${own.key_id}`);
+    expect(await endsAfter(await open(b, ending), revoke)).toBeLessThan(WITHIN_MS);
+    const read = async (token: string) =>
+      (await b.ask(`GET /v3/sessions/${session}/events`, { key: token })).status;
+    expect([await read(ending), await read(lasting)]).toEqual([401, 200]);
+  });
+
   it('ends within a second of the revocation of all client tokens; those of keys go on', async () => {
     const { id } = await makeSession(a, { key: 'all' });
     const url = `${b.url}/v3/sessions/${id}/events?stream=sse`;

@@ -99,7 +99,8 @@ describe('a stream', () => {
     const { id } = await makeSession(server);
     const token = `owct_${'d'.repeat(43)}`;
     const row = { id: server.runtime.newId('client_token'), session_id: id, digest: digest(token), ttl_s: 1 };
-    await insertClientToken(server.runtime.database.db, server.org.id, { ...row, scopes: ['read'] });
+    const fields = { ...row, scopes: ['read' as const], minted_by: null };
+    await insertClientToken(server.runtime.database.db, server.org.id, fields);
     const stream = await openStream(`${server.url}/v3/sessions/${id}/events?stream=sse&token=${token}`, {});
     await stream.ended();
     expect(seqs(stream.frames)).toEqual([2]);

@@ -94,7 +94,11 @@ describe('everything else is refused before a connection', () => {
   });
 
   it("the machine's own public address", () => {
-    expectForbidden('own address', 'open', /leads to the machine that the computer is on\.$/);
+    expectForbidden(
+      'own address',
+      'open',
+      /leads to an address that may not be sent to \(this machine's own\)\.$/,
+    );
   });
 
   it('what is malformed or lies about its host', () => {

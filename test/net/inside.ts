@@ -3,6 +3,7 @@
  * as JSON what came of it. Invariant: what reaches any listener is reported with the address it was sent to, and the kernel's own count
  * of connections stands beside it, so that a port where nobody listens hides nothing.
  */
+import { execFileSync } from 'node:child_process';
 import dns from 'node:dns/promises';
 import fs from 'node:fs';
 import os from 'node:os';
@@ -31,6 +32,10 @@ type Silence = {
   post_ms: number;
   /** Of the names that were one too many, and of one that was asked for already. */
   surplus: SendOutcome[];
+  /** Of another tenant, while the first has all the lookups that it may have; and of one more when all are taken. */
+  neighbour: SendOutcome;
+  neighbour_ms: number;
+  last: SendOutcome;
   shared: 'waits' | SendOutcome;
 };
 export type Report = {
@@ -45,13 +50,25 @@ export type Report = {
 const PUBLIC = '93.184.216.34';
 const PUBLIC_6 = '2606:2800:220:1::34';
 const OPEN = '10.20.0.0/16 fd77::/16';
+/** Public, and of an interface of this machine. */
+const OWN = '93.184.216.99';
 
 const reached: Reached[] = [];
 const certificate = selfSigned(
-  ...[PUBLIC, PUBLIC_6, '10.20.0.5', 'public.test', 'rebind.test', 'rebind-checked.test', 'alternating.test'],
+  ...[
+    PUBLIC,
+    PUBLIC_6,
+    OWN,
+    '10.20.0.5',
+    'public.test',
+    'rebind.test',
+    'rebind-checked.test',
+    'alternating.test',
+  ],
   ...['93-184-216-34.93-184-216-35.ip.test', '93-184-216-34.10-20-0-5.ip.test'],
 );
 tls.setDefaultCACertificates([certificate.cert]);
+execFileSync('ip', ['addr', 'add', `${OWN}/32`, 'dev', 'lo']);
 await listenEverywhere(certificate, (connection) => reached.push(connection));
 await serveNames();
 
@@ -81,7 +98,7 @@ async function tryCorpus(): Promise<Omit<Report, 'controls' | 'interfaces' | 'si
   const worker = async (): Promise<void> => {
     for (let next = left.shift(); next; next = left.shift()) {
       const { url, why, poster } = next;
-      const refusal = await poster.refusal(url);
+      const refusal = await poster.refusal(url, 'org_1');
       tried.push({ url, why, refusal, outcome: await post(poster, url) });
     }
   };
@@ -108,6 +125,8 @@ async function tryControls(): Promise<Record<string, Control>> {
     'public address': await control(() => posts(closed, `https://${PUBLIC}/hook`)),
     'public address, IPv6': await control(() => posts(closed, `https://[${PUBLIC_6}]/hook`)),
     'public name': await control(() => posts(closed, 'https://public.test:8443/hook')),
+    'own address': await control(() => posts(closed, `https://${OWN}/`, 'https://93-184-216-99.ip.test/')),
+    'own address, opened': await control(() => posts(makePoster(OWN), `https://${OWN}/`)),
     'connection used again': await control(() => {
       const url = 'https://public.test:443/hook';
       return posts(closed, url, url, url, url, url, url);
@@ -139,23 +158,32 @@ async function tryControls(): Promise<Record<string, Control>> {
   };
 }
 
-/** 255 lookups that wait leave place for one more. */
+/** 63 lookups that wait leave their tenant place for one more, and 256 nobody. */
 async function trySilence(): Promise<Silence> {
   const poster = makePoster('');
-  const ask = (index: number) => post(poster, `https://${index}.silent.test/`);
-  for (let index = 0; index < 255; index += 1) {
-    void ask(index);
-    // Else the nameserver, which is this process, would lose questions that it had no turn to read.
-    await setImmediate();
-  }
+  const ask = (index: number, tenant?: string) => post(poster, `https://${index}.silent.test/`, tenant);
+  const fill = async (from: number, to: number, tenant?: string): Promise<void> => {
+    for (let index = from; index < to; index += 1) {
+      void ask(index, tenant);
+      // Else the nameserver, which is this process, would lose questions that it had no turn to read.
+      await setImmediate();
+    }
+  };
+  await fill(0, 63);
   const [lookup, sent] = await Promise.all([
     timed(dns.lookup('localhost')),
     timed(post(poster, 'https://public.test/hook')),
   ]);
-  void ask(255);
-  const surplus = await Promise.all([ask(256), ask(257)]);
+  await fill(63, 64);
+  const surplus = await Promise.all([ask(64), ask(65)]);
+  const neighbour = await timed(post(poster, 'https://public.test/hook', 'org_2'));
+  for (const org of [1, 2, 3]) await fill(org * 64, (org + 1) * 64, `org_${org + 1}`);
+  const last = await post(poster, 'https://public.test:8443/hook', 'org_5');
   const shared = await Promise.race([ask(0), dns.lookup('localhost').then(() => 'waits' as const)]);
-  return { getaddrinfo_ms: lookup.took_ms, post: sent.value, post_ms: sent.took_ms, surplus, shared };
+  return {
+    ...{ getaddrinfo_ms: lookup.took_ms, post: sent.value, post_ms: sent.took_ms, surplus, shared, last },
+    ...{ neighbour: neighbour.value, neighbour_ms: neighbour.took_ms },
+  };
 }
 
 async function timed<T>(work: Promise<T>): Promise<{ value: T; took_ms: number }> {
@@ -167,7 +195,7 @@ async function timed<T>(work: Promise<T>): Promise<{ value: T; took_ms: number }
 async function control(act: () => Promise<SendOutcome[]>, checked_url?: string): Promise<Control> {
   reached.length = 0;
   const before = connectionsOpened();
-  const refusal = checked_url === undefined ? {} : { refusal: await closed.refusal(checked_url) };
+  const refusal = checked_url === undefined ? {} : { refusal: await closed.refusal(checked_url, 'org_1') };
   const outcomes = await act();
   return { outcomes, ...refusal, opened: connectionsOpened() - before, reached: reached.splice(0) };
 }
@@ -178,8 +206,8 @@ async function posts(poster: Poster, ...urls: string[]): Promise<SendOutcome[]> 
   return outcomes;
 }
 
-function post(poster: Poster, url: string): Promise<SendOutcome> {
-  return poster.post({ tenant: 'org_1', url, headers: { 'content-type': 'application/json' }, body: '{}' });
+function post(poster: Poster, url: string, tenant = 'org_1'): Promise<SendOutcome> {
+  return poster.post({ tenant, url, headers: { 'content-type': 'application/json' }, body: '{}' });
 }
 
 /** `ActiveOpens` of this namespace: counts every SYN for a new connection, answered or not. */

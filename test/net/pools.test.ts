@@ -13,7 +13,7 @@ const LIMITS = { connect_ms: 2000, response_ms: 2000, now: Date.now };
 
 function makePools(): Pools {
   const connect = createConnect(createResolve(parseNetworks('127.0.0.1')), LIMITS.connect_ms);
-  const pools = createPools({ connect, connections: 4, pipelining: 1, allowH2: false });
+  const pools = createPools({ connections: 4, pipelining: 1, allowH2: false }, () => connect);
   onTestFinished(() => pools.close());
   return pools;
 }

@@ -211,7 +211,7 @@ describe('a refusal that stays', () => {
     const url = receiver.url.replace('http:', 'https:');
     const reason = '127.0.0.1 leads to an address that may not be sent to (loopback).';
     expect(await post(poster, url)).toEqual({ kind: 'refused', reason });
-    expect(await poster.refusal(url)).toEqual({ kind: 'refused', reason });
+    expect(await poster.refusal(url, 'org_1')).toEqual({ kind: 'refused', reason });
     expect(receiver.connections).toBe(0);
   });
 
@@ -228,7 +228,7 @@ describe('a refusal that stays', () => {
       const outcome = await post(poster, `${url}hidden?hidden#hidden`);
       expect(outcome.kind).toBe('refused');
       expect(JSON.stringify(outcome)).not.toContain('hidden');
-      expect((await poster.refusal(`${url}hidden`))?.reason).not.toContain('hidden');
+      expect((await poster.refusal(`${url}hidden`, 'org_1'))?.reason).not.toContain('hidden');
     }
   });
 });
@@ -241,14 +241,14 @@ describe('the length of a URL', () => {
     ['sent', `https://127.0.0.1/${'ü'.repeat(1000)}`],
   ])('is bounded as it is %s', async (_, url) => {
     const poster = makePoster();
-    expect(await poster.refusal(url)).toEqual(refused);
+    expect(await poster.refusal(url, 'org_1')).toEqual(refused);
     expect(await post(poster, url)).toEqual(refused);
   });
 
   it('is enough for one that is sent with 2,048', async () => {
     const url = `https://127.0.0.1/${'ü'.repeat(338)}xx`;
     expect(new URL(url).href.length).toBe(2048);
-    expect(await makePoster().refusal(url)).toBeNull();
+    expect(await makePoster().refusal(url, 'org_1')).toBeNull();
   });
 });
 
@@ -290,7 +290,7 @@ describe('https', () => {
     const receiver = await receive((response) => response.end('private'), trusted);
     const url = `https://localhost:${receiver.port}/`;
     const poster = makePoster();
-    expect(await poster.refusal(url)).toBeNull();
+    expect(await poster.refusal(url, 'org_1')).toBeNull();
     expect(await post(poster, url)).toEqual(responded(200, 'private'));
     expect(receiver.requests[0]?.headers.host).toBe(`localhost:${receiver.port}`);
   });

@@ -122,6 +122,17 @@ describe('what changes underway leads nowhere', () => {
     expect(control('open and closed')).toEqual(refused(reason));
   });
 
+  it("a public address of the machine's own, unless it was opened", () => {
+    const { outcomes, opened } = control('own address');
+    expect(opened).toBe(0);
+    expect(outcomes.map((each) => each.kind === 'refused' && each.reason)).toEqual(
+      ['93.184.216.99', '93-184-216-99.ip.test'].map(
+        (host) => `${host} leads to an address that may not be sent to (this machine's own).`,
+      ),
+    );
+    expect(control('own address, opened').outcomes).toEqual([RESPONDED]);
+  });
+
   it.each(['redirect', 'redirect of an open network'])('a %s to the metadata service', (name) => {
     expect(control(name)).toEqual({ outcomes: [REDIRECTED], opened: 0, reached: [] });
   });
@@ -158,9 +169,13 @@ describe('names whose nameserver is silent', () => {
     expect(report.silence.post_ms).toBeLessThan(1000);
   });
 
-  it('have a bound, above which a new name fails at once and one that is asked for is waited for', () => {
-    const too_many = { kind: 'failed', reason: 'Too many names are being resolved.' };
-    expect(report.silence.surplus).toEqual([too_many, too_many]);
-    expect(report.silence.shared).toBe('waits');
+  it('have a bound for each tenant and one for all, above which a new name is not asked for', () => {
+    const { surplus, neighbour, neighbour_ms, last, shared } = report.silence;
+    const too_many = { kind: 'busy', reason: 'Too many names are being resolved.' };
+    expect(surplus).toEqual([too_many, too_many]);
+    expect(neighbour).toEqual(RESPONDED);
+    expect(neighbour_ms).toBeLessThan(1000);
+    expect(last).toEqual(too_many);
+    expect(shared).toBe('waits');
   });
 });

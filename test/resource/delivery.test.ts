@@ -1,9 +1,11 @@
 /** What becomes of a delivery after an attempt (contract §12.4). */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { judge, type DeliveryRules, type SendOutcome } from '../../src/resource/delivery.ts';
+import { endpointVerdict, judge, type DeliveryRules, type SendOutcome } from '../../src/resource/delivery.ts';
 
-const RULES: DeliveryRules = { delays_ms: [10_000, 30_000, 60_000, 300_000, 900_000], attempts_max: 10 };
+const RULES: DeliveryRules = {
+  ...{ delays_ms: [10_000, 30_000, 60_000, 300_000, 900_000], attempts_max: 10, age_ms_max: 86_400_000 },
+};
 const answered = (status: number, retry_after_ms: number | null = null): SendOutcome => ({
   ...{ kind: 'responded', status, retry_after_ms, body: '' },
 });
@@ -34,6 +36,12 @@ describe('a delivery', () => {
       ]);
     },
   );
+
+  it('is tried soon, however often, where this node could not even try, which says nothing of the endpoint', () => {
+    const busy = { kind: 'busy', reason: 'Too many names are being resolved.' } as const;
+    expect(verdict(busy, 10)).toEqual({ status: 'failed', retry_in_ms: 1000 });
+    expect(endpointVerdict(busy)).toBe('unknown');
+  });
 
   it('waits at least as long as it is asked to, and never over a day', () => {
     expect(verdict(answered(429, 45_000))).toEqual({ status: 'failed', retry_in_ms: 45_000 });

@@ -2,13 +2,9 @@
 import { sql } from 'kysely';
 import { describe, expect, it } from 'vitest';
 import { BREAKER } from '../../src/resource/delivery.ts';
-import {
-  claimDeliveries,
-  reclaimDeliveries,
-  redeliver,
-  settleDeliveries,
-  type Settled,
-} from '../../src/store/webhook/deliveries.ts';
+import { claimDeliveries } from '../../src/store/webhook/claim.ts';
+import { redeliver, settleDeliveries, type Settled } from '../../src/store/webhook/deliveries.ts';
+import { reclaimDeliveries } from '../../src/store/webhook/sweeps.ts';
 import { deleteDestination, updateDestination } from '../../src/store/webhook/destinations.ts';
 import { heartbeat, leave } from '../../src/store/leases.ts';
 import { GROUNDS, testGround } from '../helpers/grounds.ts';
@@ -97,6 +93,20 @@ describe.each(GROUNDS)('deliveries on %s', (kind) => {
       error: 'the destination was deleted',
     });
     expect(await redeliver(world.database.db, ORG, id, claimed!.id)).toBeUndefined();
+  });
+
+  it('that a node could not even try have had no attempt', async () => {
+    const id = await session([destination()]);
+    const [claimed] = await claim();
+    const untried = settled(claimed!, {
+      status: 'failed',
+      was_tried: false,
+      retry_in_ms: 0,
+      endpoint: 'unknown',
+    });
+    await settleDeliveries(world.database, NODE, [untried]);
+    expect(await owed(id)).toMatchObject([{ status: 'failed', attempts: 0 }]);
+    expect(await claim()).toMatchObject([{ id: claimed!.id, attempts: 1 }]);
   });
 
   it('are sent again on demand under the same id, whatever became of them', async () => {
@@ -256,7 +266,16 @@ describe('nodes that settle the same endpoints at once', () => {
       .execute();
     const batch = (names: string[], endpoint: Settled['endpoint']): Settled[] =>
       names.map((origin) => ({
-        ...{ stream: 's', id: 'd', org: ORG, origin, attempts: 1, is_probe: false, status: 'failed' },
+        ...{
+          stream: 's',
+          id: 'd',
+          org: ORG,
+          origin,
+          attempts: 1,
+          is_probe: false,
+          status: 'failed',
+          was_tried: true,
+        },
         ...{ retry_in_ms: 0, response_code: null, response_body: null, error: null, retry_after_ms: null },
         endpoint,
       }));

@@ -1,12 +1,7 @@
 /** A database with an org, an agent and a living node, for tests of what is owed of the log and of who sends it. */
 import { afterEach, beforeEach } from 'vitest';
-import {
-  claimDeliveries,
-  listDeliveries,
-  type ClaimBounds,
-  type ClaimedDelivery,
-  type Settled,
-} from '../../src/store/webhook/deliveries.ts';
+import { claimDeliveries, type ClaimBounds, type ClaimedDelivery } from '../../src/store/webhook/claim.ts';
+import { listDeliveries, type Settled } from '../../src/store/webhook/deliveries.ts';
 import type { NewDestination } from '../../src/store/webhook/destinations.ts';
 import type { Database } from '../../src/store/ground/database.ts';
 import { heartbeat } from '../../src/store/leases.ts';
@@ -72,7 +67,7 @@ export function settled(claimed: ClaimedDelivery, fields: Partial<Settled> = {})
     ...{ stream: claimed.stream, id: claimed.id, org: claimed.org, origin: claimed.origin },
     ...{ attempts: claimed.attempts, status: 'delivered', retry_in_ms: null, response_code: 204 },
     ...{ response_body: null, error: null, endpoint: 'works', retry_after_ms: null },
-    is_probe: claimed.is_probe,
+    ...{ is_probe: claimed.is_probe, was_tried: true },
     ...fields,
   };
 }

@@ -80,8 +80,12 @@ describe.each(GROUNDS)('what is owed on %s', (kind) => {
     const one = destination({ secret: secret(1) });
     const id = await session([one]);
     const scope = { kind: 'session', stream: id } as const;
-    for (const n of [2, 3, 4])
-      await updateDestination(world.database.db, ORG, scope, one.id, { secret: secret(n) });
+    for (const n of [2, 3, 4]) {
+      const change = { secret: { secret: secret(n), seen: n - 2 } };
+      expect(await updateDestination(world.database.db, ORG, scope, one.id, change)).toBe(true);
+      // Seen before the change, and so made of what is no more.
+      expect(await updateDestination(world.database.db, ORG, scope, one.id, change)).toBe(false);
+    }
     expect((await claim())[0]!.secrets).toEqual([secret(4), secret(3)]);
     expect(await world.database.db.selectFrom('destination_secret').select('id').execute()).toHaveLength(2);
   });

@@ -2,6 +2,7 @@
  * Carries out what a crash has left half done: every intent on record of this machine's computers, and of machines that are gone, is
  * brought to its end. What this node is doing, or another living node has, is never touched; the computers of sessions are their runners'.
  */
+import { pruneClientTokens } from '../../store/client-tokens.ts';
 import { loseCommands, pruneCommands } from '../../store/computer/commands.ts';
 import { listUnrest, type Unrest } from '../../store/computer/computers.ts';
 import type { Runtime } from '../runtime.ts';
@@ -31,6 +32,7 @@ export function startReaper(runtime: Runtime, computers: Computers): Reaper {
       reap(runtime, computers, stopping.signal),
       removeUnfinished(runtime, alive_since),
       pruneCommands(db, HISTORY_MS),
+      pruneClientTokens(db, HISTORY_MS),
     ];
     for (const done of await Promise.allSettled(work)) {
       if (done.status === 'rejected')

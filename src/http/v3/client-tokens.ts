@@ -66,7 +66,7 @@ function mountMint(api: Api, runtime: Runtime, admit: Admit): void {
     }),
     async (context) => {
       const { scopes, ttl } = context.req.valid('json');
-      const minted = await mintClientToken(runtime, context.get('caller').org, context.get('session').id, {
+      const minted = await mintClientToken(runtime, context.get('caller'), context.get('session').id, {
         scopes: scopes ?? undefined,
         ttl_s: ttl ?? undefined,
       });

@@ -60,8 +60,8 @@ export function mountCredentials(api: Api, runtime: Runtime, admit: Admit): void
         org,
         newCredential(runtime, org, { provider, key, name: name ?? null }),
       );
-      if (is_default) await setDefaultCredential(db, org, row);
-      return context.json(renderCredential({ ...row, is_default }), 201);
+      const made = is_default ? found(await setDefaultCredential(db, org, row.id)) : row;
+      return context.json(renderCredential(made), 201);
     },
   );
 
@@ -98,8 +98,8 @@ export function mountCredentials(api: Api, runtime: Runtime, admit: Admit): void
       if (provider !== undefined && provider !== row.provider) {
         throw new OverwinterError('invalid', `the credential is for ${row.provider}`, 'provider');
       }
-      await setDefaultCredential(runtime.database.db, org, row);
-      return context.json(renderCredential({ ...row, is_default: true }), 200);
+      const chosen = found(await setDefaultCredential(runtime.database.db, org, row.id));
+      return context.json(renderCredential(chosen), 200);
     },
   );
 

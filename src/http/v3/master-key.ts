@@ -1,5 +1,6 @@
 /** The master key of the installation: changed while the server runs. For admin keys of the default org only. */
 import { createRoute, z } from '@hono/zod-openapi';
+import type { MiddlewareHandler } from 'hono';
 import { createRotation } from '../../engine/keys/rotate-master-key.ts';
 import type { Runtime } from '../../engine/runtime.ts';
 import { json, type Api } from '../api.ts';
@@ -23,12 +24,7 @@ const Rotation = z
   .openapi('MasterKeyRotation');
 
 /** @param settled from `followWrites` */
-export function mountMasterKey(
-  api: Api,
-  runtime: Runtime,
-  admit: Admit,
-  settled: () => Promise<boolean>,
-): void {
+export function mountMasterKey(api: Api, runtime: Runtime, admit: Admit, settled: Writes['settled']): void {
   const rotate = createRotation(runtime, settled);
   api.openapi(
     createRoute({
@@ -41,27 +37,35 @@ export function mountMasterKey(
   );
 }
 
-/**
- * Follows the requests that may store something, as they may have sealed it some time before. Mount it before the routes.
- * @returns resolves when those that are under way now are over; false when that takes too long.
- */
-export function followWrites(api: Api): () => Promise<boolean> {
+export type Writes = {
+  /** Mount it before the routes. */
+  follow: MiddlewareHandler;
+  /** Resolves when those that are under way now are over; false when that takes too long. */
+  settled: () => Promise<boolean>;
+};
+
+/** May last for hours, and stores nothing sealed. */
+const LASTING = /\/(exec|pty|terminals|files|archive|display|browser|agents\/run)(\/|$)/;
+
+/** Follows the requests that may store something, as they may have sealed it some time before. */
+export function followWrites(): Writes {
   const under_way = new Set<Promise<void>>();
-  api.use(async (context, next) => {
+  const follow: MiddlewareHandler = async (context, next) => {
     const { method, path } = context.req;
     // A rotation that waited for rotations would wait for itself.
-    if (method === 'GET' || path.endsWith(PATH)) return await next();
+    if (method === 'GET' || path.endsWith(PATH) || LASTING.test(path)) return await next();
     const { promise, resolve } = Promise.withResolvers<void>();
     under_way.add(promise);
     await next().finally(() => {
       under_way.delete(promise);
       resolve();
     });
-  });
-  return async () => {
+  };
+  const settled = async (): Promise<boolean> => {
     const giving_up = Promise.withResolvers<boolean>();
     const timer = setTimeout(() => giving_up.resolve(false), SETTLE_MS_MAX);
     const over = Promise.all(under_way).then(() => true);
     return await Promise.race([over, giving_up.promise]).finally(() => clearTimeout(timer));
   };
+  return { follow, settled };
 }

@@ -99,7 +99,7 @@ function mountCreate(api: Api, runtime: Runtime, admit: Admit): void {
         limits: limits ?? undefined,
         destinations: destinationsOf(request),
       });
-      const { token } = await mintClientToken(runtime, caller.org, made.id);
+      const { token } = await mintClientToken(runtime, caller, made.id);
       const session = await wireSession(runtime, caller.org, made.id);
       return context.json({ session, client_token: token }, made.created ? 201 : 200);
     },

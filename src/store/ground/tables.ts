@@ -131,8 +131,17 @@ export type Tables = {
     created_at: Time;
     expires_at: Date;
     revoked_at: NullableTime;
+    /** The API key that asked for it; null for those from before this was noted. */
+    minted_by: string | null;
   };
-  endpoint: { org: string; origin: string; failures: Generated<number>; open_until: NullableTime };
+  endpoint: {
+    org: string;
+    origin: string;
+    failures: Generated<number>;
+    open_until: NullableTime;
+    /** When a destination last came to it, to the minute. */
+    used_at: Time;
+  };
   destination: {
     id: string;
     org: string;
@@ -147,6 +156,8 @@ export type Tables = {
     include_raw: boolean;
     enabled: boolean;
     created_after_seq: Generated<number>;
+    /** Raised with every change of its secrets. */
+    secrets: Generated<number>;
     created_at: Time;
     updated_at: Time;
   };
@@ -171,6 +182,8 @@ export type Tables = {
     due_at: NullableTime;
     node: string | null;
     last_attempt_at: NullableTime;
+    /** When it was last asked for again: its age counts from then. */
+    asked_at: NullableTime;
     response_code: number | null;
     response_body: string | null;
     error: string | null;

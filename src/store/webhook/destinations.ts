@@ -37,6 +37,8 @@ export type DestinationRow = Omit<NewDestination, 'secret'> & {
   updated_at: Date;
   /** Consecutive failures of the endpoint, over all its destinations. */
   failures: number;
+  /** Raised with every change of its secrets. */
+  secrets: number;
   /** Until when the endpoint's breaker holds deliveries back. */
   open_until: Date | null;
 };
@@ -55,13 +57,28 @@ export function INSERT_DESTINATIONS(session: string, org: string, first: number)
     ${$(5, 'boolean')}, ${$(6, 'boolean')}) with ordinality as n(id, url, origin, level, types, include_raw, enabled, slot)
   returning id, origin, level, types, enabled, created_after_seq
 ), ends as (
-  insert into endpoint (org, origin) select distinct ${org}, origin from dest on conflict do nothing
+  ${useEndpoints(org, 'dest')}
 ), secrets as (
   insert into destination_secret (id, org, destination_id, sealed)
   select k.id, ${org}, d.id, k.sealed
   from dest d join unnest(${$(0, 'text')}, ${$(7, 'text')}, ${$(8, 'text')}) as k(destination_id, id, sealed)
     on k.destination_id = d.id and k.id is not null`;
 }
+
+/**
+ * The endpoints that new destinations lead to are kept (`removeEndpoints`). One that was used lately is not touched, so that sessions that
+ * are made at once do not wait for each other.
+ */
+function useEndpoints(org: string, destinations: string): string {
+  return `insert into endpoint (org, origin)
+  select distinct ${org}, d.origin from ${destinations} d
+  where not exists (select from endpoint e where e.org = ${org} and e.origin = d.origin and ${USED_LATELY})
+  order by 1, 2
+  on conflict (org, origin) do update set used_at = clock_timestamp()`;
+}
+
+/** Much longer than a statement lasts, much shorter than the time after which `removeEndpoints` is asked to remove. */
+const USED_LATELY = `e.used_at > clock_timestamp() - interval '10 minutes'`;
 
 export function destinationValues(destinations: NewDestination[]): unknown[] {
   const column = <T>(of: (destination: NewDestination) => T): T[] => destinations.map(of);
@@ -118,7 +135,9 @@ async function tryInsert(
       on conflict do nothing
       returning id
     ), ends as (
-      insert into endpoint (org, origin) select ${org}, ${origin} from dest on conflict do nothing
+      insert into endpoint (org, origin) select ${org}, ${origin} from dest
+      where not exists (select from endpoint e where e.org = ${org} and e.origin = ${origin} and ${sql.raw(USED_LATELY)})
+      on conflict (org, origin) do update set used_at = clock_timestamp()
     ), secrets as (
       insert into destination_secret (id, org, destination_id, sealed)
       select ${secret?.id ?? null}, ${org}, id, ${secret?.sealed ?? null}
@@ -155,13 +174,20 @@ export type DestinationChange = {
   types?: string[] | null | undefined;
   include_raw?: boolean | undefined;
   enabled?: boolean | undefined;
+  secret?: SecretChange | undefined;
+};
+
+export type SecretChange = {
   /** Null removes it: what is sent from now on is unsigned. */
-  secret?: NewSecret | null;
+  secret: NewSecret | null;
+  /** The destination's `secrets` that the change is made of. */
+  seen: number;
 };
 
 /**
- * Changes a destination. What it is still owed goes to its new URL, or is due again after a pause; a pause itself is seen when a
- * delivery is claimed. A new secret signs from now on, the one before it for a while beside it.
+ * Changes a destination. What it is still owed goes to its new URL, waits while it pauses, and is due when the pause ends, as if asked for
+ * again. A new secret signs from now on, the one before it for a while beside it.
+ * @returns false where its secrets were changed since they were seen: then nothing is done.
  */
 export async function updateDestination(
   db: Db,
@@ -169,11 +195,12 @@ export async function updateDestination(
   scope: DestinationScope,
   id: string,
   change: DestinationChange,
-): Promise<void> {
-  const { url, origin, level, types, include_raw, enabled, secret } = change;
+): Promise<boolean> {
+  const { url, origin, level, types, include_raw, enabled, secret: rotation } = change;
   const stream = scope.kind === 'session' ? scope.stream : null;
-  const moves_owed = url !== undefined || enabled === true;
-  await sql`
+  const moves_owed = url !== undefined || enabled !== undefined;
+  const secret = rotation?.secret;
+  const changed = await sql<{ id: string }>`
     with st as (
       update stream set destinations = destinations + 1 where org = ${org} and id = ${stream}
     ), changed as (
@@ -181,30 +208,38 @@ export async function updateDestination(
         url = coalesce(${url ?? null}, url), origin = coalesce(${origin ?? null}, origin), level = coalesce(${level ?? null}, level),
         types = case when ${types !== undefined}::boolean then ${types ?? null}::text[] else types end,
         include_raw = coalesce(${include_raw ?? null}::boolean, include_raw),
-        enabled = coalesce(${enabled ?? null}::boolean, enabled), updated_at = clock_timestamp()
-      where org = ${org} and id = ${id}
+        enabled = coalesce(${enabled ?? null}::boolean, enabled), updated_at = clock_timestamp(),
+        secrets = secrets + case when ${rotation !== undefined}::boolean then 1 else 0 end
+      where org = ${org} and id = ${id} and secrets = coalesce(${rotation?.seen ?? null}::bigint, secrets)
       returning id, origin, enabled
     ), ends as (
-      insert into endpoint (org, origin) select ${org}, origin from changed on conflict do nothing
+      insert into endpoint (org, origin) select ${org}, c.origin from changed c
+      where ${origin !== undefined}::boolean and not exists (select from endpoint e where e.org = ${org} and e.origin = c.origin and ${sql.raw(USED_LATELY)})
+      on conflict (org, origin) do update set used_at = clock_timestamp()
     ), open as (
       select d.stream, d.id from delivery d join changed c on c.id = d.destination_id
       where ${moves_owed}::boolean and d.status in ('pending', 'failed')
-        and (d.origin <> c.origin or (c.enabled and d.due_at is null))
+        and (d.origin <> c.origin or c.enabled <> (d.due_at is not null))
       order by d.stream, d.id for no key update of d
     ), owed as (
-      update delivery d set origin = c.origin, due_at = coalesce(d.due_at, clock_timestamp())
-      from open o, changed c where d.stream = o.stream and d.id = o.id
+      update delivery d set origin = c.origin,
+        due_at = case when c.enabled then coalesce(d.due_at, clock_timestamp()) end,
+        asked_at = case when c.enabled and d.due_at is null then clock_timestamp() else d.asked_at end
+      from open o, changed c where d.stream = o.stream and d.id = o.id and d.status in ('pending', 'failed')
     ), older as (
       delete from destination_secret s using changed c
-      where ${secret !== undefined}::boolean and s.destination_id = c.id
+      where ${rotation !== undefined}::boolean and s.destination_id = c.id
         and (s.expires_at is not null or ${secret === null}::boolean)
     ), retired as (
       update destination_secret s set expires_at = clock_timestamp() + ${SECRET_OVERLAP_S} * interval '1 s'
       from changed c where ${secret !== undefined && secret !== null}::boolean and s.destination_id = c.id and s.expires_at is null
+    ), made as (
+      insert into destination_secret (id, org, destination_id, sealed)
+      select ${secret?.id ?? null}, ${org}, id, ${secret?.sealed ?? null}
+      from changed where ${secret?.id ?? null}::text is not null
     )
-    insert into destination_secret (id, org, destination_id, sealed)
-    select ${secret?.id ?? null}, ${org}, id, ${secret?.sealed ?? null}
-    from changed where ${secret?.id ?? null}::text is not null`.execute(db);
+    select id from changed`.execute(db);
+  return changed.rows.length > 0;
 }
 
 /**
@@ -246,6 +281,7 @@ export async function readSecrets(
     .where((query) =>
       query.or([query('expires_at', 'is', null), query('expires_at', '>', sql<Date>`clock_timestamp()`)]),
     )
+    .orderBy(sql`expires_at is null`, 'desc')
     .orderBy('id', 'desc')
     .limit(2)
     .execute();

@@ -57,13 +57,17 @@ export function outbox(events: string, orgs: string): string {
   returning stream`;
 }
 
-/** For a replay: the events of one session from a seq on, to one destination, whatever became of them before. */
+/**
+ * For a replay: the events of one session from a seq on, to one destination, whatever became of them before. In the order of their keys,
+ * in which all who change several deliveries lock them.
+ */
 export const REPLAY = `
   insert into delivery ${COLUMNS}
   select e.stream, ${DELIVERY_ID}, e.org, e.seq, d.id, d.origin
   from (select * from event where org = $1 and stream = $2 and seq >= $3 order by seq limit $4) e
   join (select id, origin, level, types, enabled, 0 as created_after_seq from destination
     where org = $1 and id = $5) d on ${WANTED}
+  order by 1, 2
   on conflict (stream, id) do update set status = 'pending', attempts_before = delivery.attempts,
-    due_at = clock_timestamp(), origin = excluded.origin, node = null, error = null, updated_at = clock_timestamp()
+    due_at = clock_timestamp(), asked_at = clock_timestamp(), origin = excluded.origin, node = null, error = null, updated_at = clock_timestamp()
   returning seq`;

@@ -1,6 +1,6 @@
 /** What each route of the document asks for. A route without a row fails test/http/auth.test.ts. */
-import type { Power } from '../../src/http/authorize.ts';
-import type { Scope } from '../../src/store/client-tokens.ts';
+import type { Power } from '../../../src/http/authorize.ts';
+import type { Scope } from '../../../src/store/client-tokens.ts';
 
 /** The power of an org key, the scope of a client token where one opens the route, and a body that the route takes. */
 export type Row = [power: Power, scope?: Scope | undefined, body?: object];
