@@ -126,10 +126,11 @@ export async function adoptDeleted(db: Db, machine: string, grace_ms: number): P
     .set({ machine })
     .where('machine', '<>', machine)
     .where('wanted', '=', 'deleted')
-    .where(({ not, exists, selectFrom }) =>
-      not(
-        exists(
-          selectFrom('node')
+    .where((where) =>
+      where.not(
+        where.exists(
+          where
+            .selectFrom('node')
             .select('node.id')
             .whereRef('node.machine', '=', 'deployment.machine')
             .where('alive_until', '>', sql<Date>`clock_timestamp() - ${grace_ms} * interval '1 ms'`),

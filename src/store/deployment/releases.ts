@@ -165,7 +165,7 @@ export async function failRelease(
     .updateTable('deployment')
     .set({ last_error, updated_at: sql<Date>`clock_timestamp()` })
     .where('id', '=', deployment_id)
-    .where(({ exists, selectFrom }) => exists(selectFrom('failed').select('id')))
+    .where((where) => where.exists(where.selectFrom('failed').select('id')))
     .execute();
 }
 
