@@ -6,7 +6,8 @@ import { OverwinterError } from '../resource/error.ts';
 import { FIELD, unusable, type Entry } from './entry.ts';
 import { safeEntries, type Bounds, type SafeEntry } from './safe.ts';
 import { tarEntries } from './tar.ts';
-import { zipEntries, type OpenAt } from './zip.ts';
+import type { OpenAt } from './windows.ts';
+import { zipEntries } from './zip.ts';
 
 /** For a folder of a program with all that it depends on. */
 export const BOUNDS: Bounds = { entries_max: 100_000, bytes_max: 1024 ** 3 };

@@ -1,5 +1,6 @@
 /** Zip archives as entries. The directory at the end of the archive is what counts, and what it says of sizes is checked while reading. */
 import { Readable } from 'node:stream';
+import { crc32 } from 'node:zlib';
 import {
   fromRandomAccessReaderPromise,
   RandomAccessReader,
@@ -7,16 +8,17 @@ import {
   type ZipFile,
 } from 'yauzl';
 import { OverwinterError } from '../resource/error.ts';
+import { createWindows, type OpenAt, type Windows } from './windows.ts';
 import { contentOf, shown, unusable, type Entry } from './entry.ts';
-
-/** Opens the archive at an offset; must not read on when the reader stops. */
-export type OpenAt = (start: number) => Promise<AsyncIterable<Uint8Array>>;
 
 /** @param size of the archive in bytes. */
 export async function* zipEntries(open: OpenAt, size: number): AsyncGenerator<Entry> {
   try {
     const zip = await fromRandomAccessReaderPromise(new Ranges(open), size, { strictFileNames: false });
+    let packed_bytes = 0;
     for await (const entry of zip.eachEntry()) {
+      packed_bytes += entry.compressedSize;
+      if (packed_bytes > size) throw unusable('has entries that share their content');
       if (!entry.canDecodeFileData()) throw unusable('is encrypted, or compressed in an unknown way');
       const found = entryOf(entry);
       const content = contentOf(opened(zip, entry));
@@ -31,7 +33,12 @@ export async function* zipEntries(open: OpenAt, size: number): AsyncGenerator<En
 
 /** Only once it is read: what is open and not read to its end holds the archive's file. */
 async function* opened(zip: ZipFile, entry: ZipEntry): AsyncGenerator<Uint8Array> {
-  yield* await zip.openReadStreamPromise(entry);
+  let sum = 0;
+  for await (const chunk of await zip.openReadStreamPromise(entry)) {
+    sum = crc32(chunk as Buffer, sum);
+    yield chunk as Buffer;
+  }
+  if (sum !== entry.crc32) throw unusable('is damaged: a checksum is wrong');
 }
 
 function nothing(): AsyncIterable<Uint8Array> {
@@ -39,25 +46,15 @@ function nothing(): AsyncIterable<Uint8Array> {
 }
 
 class Ranges extends RandomAccessReader {
-  readonly open: OpenAt;
+  readonly windows: Windows;
 
   constructor(open: OpenAt) {
     super();
-    this.open = open;
+    this.windows = createWindows(open);
   }
 
   override _readStreamForRange(start: number, end: number): Readable {
-    return Readable.from(range(this.open, start, end), { objectMode: false });
-  }
-}
-
-async function* range(open: OpenAt, start: number, end: number): AsyncGenerator<Uint8Array> {
-  let left = end - start;
-  if (left <= 0) return;
-  for await (const chunk of await open(start)) {
-    yield chunk.length > left ? chunk.subarray(0, left) : chunk;
-    left -= chunk.length;
-    if (left <= 0) return;
+    return Readable.from(this.windows.read(start, end), { objectMode: false });
   }
 }
 

@@ -53,21 +53,21 @@ export function header(name: string, type: string, target: string, size: number,
   return block;
 }
 
-export type Zipped = { name: string; body?: string; mode?: number; says_bytes?: number };
+export type Zipped = { name: string; body?: string; mode?: number; says_bytes?: number; says_sum?: number };
 
 /** @param says_bytes the size that the directory tells of, be it so or not. */
 export function zipOf(entries: Zipped[]): Buffer {
   const locals: Buffer[] = [];
   const directory: Buffer[] = [];
   let offset = 0;
-  for (const { name, body = '', mode = 0o100644, says_bytes } of entries) {
+  for (const { name, body = '', mode = 0o100644, says_bytes, says_sum } of entries) {
     const content = Buffer.from(body);
     const packed = deflateRawSync(content);
     const common = Buffer.alloc(26);
     common.writeUInt16LE(20, 0);
     common.writeUInt16LE(0x800, 2);
     common.writeUInt16LE(8, 4);
-    common.writeUInt32LE(crc32(content), 10);
+    common.writeUInt32LE(says_sum ?? crc32(content), 10);
     common.writeUInt32LE(packed.length, 14);
     common.writeUInt32LE(says_bytes ?? content.length, 18);
     common.writeUInt16LE(Buffer.byteLength(name), 22);

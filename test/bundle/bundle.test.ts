@@ -144,6 +144,20 @@ describe('an honest archive', () => {
     });
   });
 
+  it('of many small files is read in few pieces', async () => {
+    const many = Array.from({ length: 5000 }, (_, index) => ({ name: `d/${index}`, body: `${index}` }));
+    const archive = zipOf(many);
+    let opened = 0;
+    const open = (start: number) => {
+      opened += 1;
+      return Promise.resolve(one(archive.subarray(start)));
+    };
+    let bytes = 0;
+    for await (const chunk of canonicalBundle(open, archive.length, () => undefined)) bytes += chunk.length;
+    expect(bytes).toBeGreaterThan(10_000);
+    expect(opened).toBeLessThan(20);
+  });
+
   it('may be empty', async () => {
     expect(await pass(gzipSync(tarOf([])))).toEqual({ files: {}, left_out: [] });
     expect(await pass(zipOf([]))).toEqual({ files: {}, left_out: [] });
@@ -271,6 +285,7 @@ describe('an archive that', () => {
     ['holds a device in a zip', zipOf([{ name: 'null', mode: 0o020666 }])],
     ['holds a socket in a zip', zipOf([{ name: 's', mode: 0o140666 }])],
     ['has a link with an endless target', zipOf([{ name: 'l', body: 'a/'.repeat(5000), mode: 0o120777 }])],
+    ['has a wrong sum', zipOf([{ name: 'x', body: 'abc', says_sum: 1 }])],
     ['tells less than it has', zipOf([{ name: 'x', body: 'a'.repeat(100), says_bytes: 1 }])],
     ['tells more than it has', zipOf([{ name: 'x', body: 'a', says_bytes: 1000 }])],
     ['breaks off in a file', tarOf([{ name: 'x', body: 'a'.repeat(5000) }]).subarray(0, 2000)],

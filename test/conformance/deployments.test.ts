@@ -20,6 +20,7 @@ import {
 } from './deploy.ts';
 import { reply, text } from '../helpers/model/messages-api.ts';
 import type { TestNode } from '../helpers/node.ts';
+import { recordedFetch } from '../helpers/records.ts';
 import { eventually, makeWorld, type World } from '../helpers/world.ts';
 
 let world: World;
@@ -115,6 +116,26 @@ describe('the calls of the client', () => {
     }
     expect((await ask(node, 'GET /v1/deploy/apps')).json).toEqual([]);
     expect(kept(world)).toEqual([]);
+  });
+});
+
+describe('a form that ends in the middle of its file', () => {
+  it('is refused, wherever that is, and whatever the field is', async () => {
+    for (const field of ['code_bundle', 'other'])
+      for (const body of ['', 'h', 'hello', 'x'.repeat(70_000)]) {
+        const head = `--BB\r\nContent-Disposition: form-data; name="${field}"; filename="b"\r\n\r\n`;
+        const response = await recordedFetch(`${node.url}/v1/deploy/agent`, {
+          method: 'POST',
+          headers: {
+            authorization: `Bearer ${node.api_key}`,
+            'content-type': 'multipart/form-data; boundary=BB',
+          },
+          body: head + body,
+        });
+        expect(response.status).toBe(400);
+      }
+    expect((await ask(node, 'GET /v1/deploy/apps')).status).toBe(200);
+    await eventually(() => kept(world, '.parts').length === 0 && kept(world).length === 0);
   });
 });
 
@@ -281,6 +302,12 @@ describe('the life of an app', () => {
       expect(await visit(app)).toMatch(/^404/);
       expect((await ask(node, 'POST /v1/deploy/agents/run', { id: 'lasting', input: '' })).status).toBe(409);
       expect((await ask(node, 'POST /v1/deploy/apps/lasting/start')).json).toMatchObject({ status: 'READY' });
+      expect(await visit(app)).toBe('200 one');
+      // A port that its owner takes back is given to it again.
+      await ask(node, `DELETE /v1/computers/${app.serving!.computer_id}/published-ports/8000`);
+      expect(await visit(app)).toMatch(/^404/);
+      await ask(node, 'POST /v1/deploy/apps/lasting/stop');
+      await ask(node, 'POST /v1/deploy/apps/lasting/start');
       expect(await visit(app)).toBe('200 one');
       await visit(app, '/crash').catch(() => undefined);
       await eventually(async () => (await visit(app)) === '200 one');

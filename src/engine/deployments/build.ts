@@ -11,6 +11,7 @@ import { createComputer } from '../computers/owner.ts';
 import type { Runtime } from '../runtime.ts';
 import { FOLDER } from './app.ts';
 import { openReleaseEnv } from './env.ts';
+import { PLAIN } from './inside.ts';
 import { ReleaseFailed } from './sentence.ts';
 import { bundleOf } from './upload.ts';
 import type { Speaker } from './voice.ts';
@@ -102,6 +103,7 @@ async function unpack(
   if (!bundle) throw new ReleaseFailed('its files are missing from the blob store');
   const { output, exit } = computer.exec({
     script: UNPACK,
+    env: PLAIN,
     stdin: bundle,
     timeout_ms: UNPACK_MS_MAX,
     signal,

@@ -105,11 +105,15 @@ export function createDeployments(
     return voice;
   }
 
-  /** Never rejects: what could not be done stays owed. */
-  async function round(id: string): Promise<void> {
-    await serial(id, () => settle(id)).catch((error: unknown) => {
+  /** Resolves to whether all that was wanted is done, or under way. Never rejects: what could not be done stays owed. */
+  async function round(id: string): Promise<boolean> {
+    try {
+      await serial(id, () => settle(id));
+      return true;
+    } catch (error) {
       if (!stopping.aborted) logger.warn({ err: error, deployment: id }, 'a deployment could not be settled');
-    });
+      return false;
+    }
   }
 
   /** What became of a trial, after what is being done with its deployment. A round follows. */
@@ -133,8 +137,9 @@ export function createDeployments(
     if (wanted === 'stopped') await rest(deployment, releases);
     else await resume(deployment, releases);
     await retire(deployment, releases);
+    // Owed until it has ended, whatever becomes of the trial.
     if (is_tried) trials.begin(deployment, newest);
-    await settleWish(db, id, asked);
+    else await settleWish(db, id, asked);
   }
 
   async function switchOver({ deployment, release, speaker }: Tried, app: App, port: number): Promise<void> {
@@ -176,7 +181,7 @@ export function createDeployments(
   }
 
   /** Lets the release that serves run, if it does not. */
-  async function resume({ id, serving, broken }: DeploymentRow, releases: ReleaseRow[]): Promise<void> {
+  async function resume({ id, org, serving, broken }: DeploymentRow, releases: ReleaseRow[]): Promise<void> {
     const found = releases.find((each) => each.id === serving);
     const app = running.get(id);
     if (app && (app.release !== serving || app.rested())) await letGo(id);
@@ -192,6 +197,9 @@ export function createDeployments(
       const last_error = shortened(`its computer does not start: ${sentenceOf(error)}`);
       return await noteRest(db, { id, serving: found.id, machine }, { broken: true, last_error });
     }
+    // Its owner may have taken the port back meanwhile.
+    if (found.port !== null)
+      await publish(runtime, org, await runtime.computer_log.state(computer_id), found.port);
     running.set(id, run({ ...found, computer_id }, voiceOf(id).speaker(found.number), 'lasting'));
   }
 
@@ -277,11 +285,8 @@ export function createDeployments(
     const row = await wish(db, id, wanted);
     if (!row) throw new OverwinterError('conflict', 'the deployment is being deleted');
     await runtime.fail('deployment.wished');
-    if (row.machine !== machine) return;
-    await round(id);
-    const now = await readDeployment(db, id);
-    if (now && now.done < row.asked)
-      throw new OverwinterError('unavailable', 'it is not done yet, and will be: ask for its status');
+    if (row.machine !== machine || (await round(id))) return;
+    throw new OverwinterError('unavailable', 'it is not done yet, and will be: ask for its status');
   }
 
   return {

@@ -94,7 +94,7 @@ const LISTENING = '0A';
 const LOOK_MS_MAX = 10_000;
 const TABLE_BYTES_MAX = 1024 * 1024;
 /** Nothing that its owner has set says what runs here. */
-const PLAIN = { PATH: '/usr/bin:/bin', BASH_ENV: '', ENV: '', LD_PRELOAD: '', LD_LIBRARY_PATH: '' };
+export const PLAIN = { PATH: '/usr/bin:/bin', BASH_ENV: '', ENV: '', LD_PRELOAD: '', LD_LIBRARY_PATH: '' };
 
 /** The TCP ports that are listened on in the computer. */
 export async function listening(computer: Computer): Promise<Set<number>> {

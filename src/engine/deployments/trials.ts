@@ -32,7 +32,9 @@ export type TrialEnds = {
   onFailed: (tried: Tried, error: unknown) => void;
 };
 
-const AT_ONCE_MAX = 2;
+const AT_ONCE_MAX = 3;
+/** Of one org, so that one is left for the others. */
+const OF_ORG_MAX = 2;
 /** One that has taken its node along so often is not tried again. */
 const ATTEMPTS_MAX = 3;
 
@@ -54,15 +56,24 @@ export function createTrials(runtime: Runtime, computers: Computers, ends: Trial
     return (under_way.get(id) ?? waiting.get(id))?.release.id;
   }
 
-  /** An org that has one under way comes after those that have none. */
   function beginNext(): void {
-    while (under_way.size < AT_ONCE_MAX && waiting.size > 0) {
-      const busy = new Set([...under_way.values()].map(({ deployment }) => deployment.org));
-      const all = [...waiting.values()];
-      const next = all.find(({ deployment }) => !busy.has(deployment.org)) ?? all[0]!;
+    while (under_way.size < AT_ONCE_MAX) {
+      const next = nextOf([...waiting.values()]);
+      if (!next) return;
       waiting.delete(next.deployment.id);
       start(next);
     }
+  }
+
+  /** The one that waits longest, of the org that has the least under way. */
+  function nextOf(all: Tried[]): Tried | undefined {
+    const busy = [...under_way.values()].map(({ deployment }) => deployment.org);
+    const countOf = ({ deployment }: Tried): number => busy.filter((org) => org === deployment.org).length;
+    for (let count = 0; count < OF_ORG_MAX; count += 1) {
+      const next = all.find((each) => countOf(each) === count);
+      if (next) return next;
+    }
+    return undefined;
   }
 
   function start(tried: Tried): void {

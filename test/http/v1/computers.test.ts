@@ -284,7 +284,13 @@ describe('who may', () => {
 
 describe('what is not there', () => {
   it('is 404 with a sentence, as are routes of the clients that are not served', async () => {
-    for (const what of ['GET /v1', 'GET /v1/', 'GET /v1/projects/', 'PUT /v1/computers', 'GET /v1/x/y'])
+    for (const what of [
+      'GET /v1',
+      'GET /v1/',
+      'GET /v1/gatekeeper/connections',
+      'PUT /v1/computers',
+      'GET /v1/x/y',
+    ])
       expectRefusal(await ask(what), 404, 'no such route');
     for (const noun of ['display', 'browser']) {
       const { id } = await make();

@@ -28,6 +28,8 @@ export async function readForm<File>(
     else fields[field] = value;
   });
   busboy.on('file', (field, bytes) => {
+    // It breaks with the form, be it that nobody reads it, or not yet.
+    bytes.on('error', () => undefined);
     if (field === name) {
       given = bytes;
       kept = keep(bytes);
