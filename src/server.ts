@@ -113,7 +113,7 @@ export async function startServer(config: Config, version: string): Promise<Serv
     poster: makePoster(config, heartbeat.now),
     settings: settingsOf(config),
   };
-  await sweepParts(blobs_dir, Date.now());
+  await sweepParts(blobs_dir, Date.now(), ground.kind === 'embedded');
   const first_key = await firstApiKey(config, database, logger);
   return await run(runtime, { config, version, capabilities: drivers.capabilities, first_key, heartbeat });
 }

@@ -67,13 +67,16 @@ export function directoryBlobs(dir: string, { fail }: DirectoryBlobsOptions): Bl
   };
 }
 
-/** Removes what writers that died have left behind. @param now ms since the epoch. */
-export async function sweepParts(dir: string, now: number): Promise<void> {
+/**
+ * Removes what writers that died have left behind. @param now ms since the epoch.
+ * @param alone whether nobody else can be writing here.
+ */
+export async function sweepParts(dir: string, now: number, alone: boolean): Promise<void> {
   const parts = join(dir, PARTS);
   for (const name of await readdir(parts).catch(() => [])) {
     const part = join(parts, name);
     const { mtimeMs } = await stat(part).catch(() => ({ mtimeMs: now }));
-    if (now - mtimeMs > PART_MS_MAX) await rm(part, { force: true });
+    if (alone || now - mtimeMs > PART_MS_MAX) await rm(part, { force: true });
   }
 }
 

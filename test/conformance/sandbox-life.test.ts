@@ -43,6 +43,7 @@ describe('sleep', () => {
   it('keeps the files, and whatever is asked wakes it', async () => {
     const own = await create();
     await own.files.write('/home/agent/kept', 'yes');
+    await expect(own.files.remove('/home/agent')).rejects.toThrow(/409/);
     await own.hibernate();
     expect([own.status, await own.isRunning()]).toEqual(['hibernated', false]);
     await own.wake();

@@ -93,14 +93,20 @@ export async function makeDirectory(computer: Computer, path: string): Promise<v
   );
 }
 
-/** A file, a link, or a directory with all that is in it. */
+/** What a computer cannot be without; `rm` would empty them before it finds that out. */
+const OF_THE_COMPUTER = '/|/home|/home/agent|/workspace|/tmp|/dev|/dev/shm|/proc|/run|/run/computer';
+
+/** A file, a link, or a directory with all that is in it. @throws OverwinterError `conflict` for the computer's own directories. */
 export async function deleteFile(computer: Computer, path: string): Promise<void> {
-  await change(
-    computer,
-    path,
-    `[ -e "$FILE" ] || [ -L "$FILE" ] || exit ${MISSING}; rm -rf --one-file-system -- "$FILE"`,
-    {},
-  );
+  const script = `
+[ -e "$FILE" ] || [ -L "$FILE" ] || exit ${MISSING}
+if [ ! -L "$FILE" ]; then
+  case $(realpath -m -- "$FILE") in
+    ${OF_THE_COMPUTER}) echo 'a directory of the computer itself cannot be deleted: delete what is in it' >&2; exit 1 ;;
+  esac
+fi
+rm -rf --one-file-system -- "$FILE"`;
+  await change(computer, path, script, {});
 }
 
 /** A directory, or a file, as a tar stream. */

@@ -34,6 +34,7 @@ const besides = {
     .optional(),
   previewAuth: PreviewAuth.optional(),
   secretStore: z.unknown().optional().openapi({ description: 'Not supported.' }),
+  mounts: z.unknown().optional().openapi({ description: 'Not supported.' }),
 };
 
 const Create = z
@@ -65,6 +66,7 @@ const KillQuery = z.object({ deleteSecretStore: z.enum(['true', 'false']).option
 
 const SENTENCES: Record<string, string> = {
   secretStore: 'secret stores are not served: give variables with envs, which are kept sealed',
+  mounts: 'mounts are not served: put files into the sandbox',
   burst: 'there is one kind of computer here: burst is not served',
   sandboxFamily: 'there is one kind of computer here: families are not served',
   image: 'images are not built here: give the name of an installed one as templateID',

@@ -32,6 +32,7 @@ describe('a refusal', () => {
       { envs: { 'a b': 'x' } },
       [400, 'invalid', /"envs\.a b"/],
     ],
+    ['mounts', 'POST /api/sandboxes', { mounts: [{}] }, [422, 'not_supported', /"mounts"/]],
     ['a secret store', 'POST /api/sandboxes', { secretStore: 's' }, [422, 'not_supported', /"secretStore"/]],
     ['a family', 'POST /api/sandboxes', { sandboxFamily: 'spot' }, [422, 'not_supported', /"sandboxFamily"/]],
     [
