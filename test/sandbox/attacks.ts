@@ -156,7 +156,8 @@ export function attacksFail(ground: AttackGround): void {
 
     test('those that shared a computer left nothing behind', () => aftermath(shared));
 
-    test.for(chosen)('$name', async (each, { skip }) => {
+    // Those that fill what they can write take long on a busy machine.
+    test.for(chosen)('$name', { timeout: 180_000 }, async (each, { skip }) => {
       if (each.needs_groups && !has_groups) skip('without control groups this memory is not bounded');
       const id = freshId();
       const computer = await wake(id, 1, each.network ? 'open' : 'off');
