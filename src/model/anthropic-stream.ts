@@ -170,10 +170,13 @@ const TEXTS = new Map([
   ['tool_use', ['id', 'name']],
 ]);
 
+/** As the provider's own requests must have it. */
+const CALL_ID = /^[a-zA-Z0-9_-]+$/;
+
 function hasItsTexts(block: ContentBlock): boolean {
   const fields = TEXTS.get(block.type) ?? [];
-  const is_call = block.type === 'tool_use';
-  return fields.every((field) => typeof block[field] === 'string' && !(is_call && block[field] === ''));
+  if (!fields.every((field) => typeof block[field] === 'string')) return false;
+  return block.type !== 'tool_use' || (CALL_ID.test(String(block['id'])) && block['name'] !== '');
 }
 
 function endMessage(answer: Answer, event: Record<string, unknown>): undefined {
