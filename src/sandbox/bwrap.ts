@@ -14,7 +14,8 @@ import { awaken } from './bwrap/awake.ts';
 import type { Awake, Ground, Log } from './bwrap/awake.ts';
 import { BLOCK_UIDS } from './bwrap/block.ts';
 import { openCgroups } from './bwrap/cgroup.ts';
-import { openDisks, repairDisk, untilDetached } from './bwrap/disk-file.ts';
+import { repairDisk, untilDetached } from './bwrap/disk-file.ts';
+import { openDisks } from './bwrap/disks.ts';
 import { imageDirectory, listImages } from './bwrap/images.ts';
 import type { Identity } from './bwrap/launch.ts';
 import { endProcess } from './leftover.ts';
@@ -159,9 +160,11 @@ async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
   const { options, installation_dir, live } = keeper;
   const began_ms = options.now();
   const ground = await keeper.ground();
-  await expectSupported(keeper, ground, request);
-  await freshen(ground.fixtures);
-  const found = await findPlace(installation_dir, request.id);
+  const [found] = await Promise.all([
+    findPlace(installation_dir, request.id),
+    expectSupported(keeper, ground, request),
+    freshen(ground.fixtures),
+  ]);
   const reference = { installation: options.installation };
   const awake = live.get(request.id);
   if (awake?.computer.alive() === true && awake.computer.generation === request.generation) {
@@ -176,11 +179,17 @@ async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
   await ground.fail('sandbox.root_prepared');
   const { generation, limits, network } = request;
   const woken = await awaken(ground, { place, identity, generation, limits, network, root, disk });
+  if (files !== 'kept' && disk !== null) stockDisk(keeper, ground, limits.disk_bytes);
   live.set(request.id, woken);
   const forget = (): unknown => live.get(request.id) === woken && live.delete(request.id);
   woken.ended.then(forget, forget);
   options.log.debug({ computer: request.id, files, wake_ms: options.now() - began_ms }, 'computer awake');
   return { computer: woken.computer, reference, files };
+}
+
+/** Behind the wake, which it would slow. */
+function stockDisk({ options }: Keeper, { disks }: Ground, bytes: number): void {
+  void disks?.stock(bytes).catch((error: unknown) => options.log.debug({ error }, 'no disk lies ready'));
 }
 
 async function expectSupported(keeper: Keeper, ground: Ground, request: WakeRequest): Promise<void> {

@@ -10,6 +10,7 @@ import { readFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
 import { DriverBusy } from '../resource/computer/driver.ts';
+import { callNumbers, type Step } from './prepare.ts';
 
 /** `ignore` = `/dev/null`; `pipe` = a socket to this process; else a file to be read. */
 export type Descriptor = 'ignore' | 'pipe' | { file: string };
@@ -21,6 +22,8 @@ export type StartOptions = {
   cwd?: string;
   /** Files of control groups that take its pid before it begins. */
   join?: string[];
+  /** Done in its process, in this order, once it is in its groups. A step that fails ends it with 125. */
+  prepare?: Step[];
   answer_ms_max?: number;
 };
 
@@ -57,7 +60,9 @@ type Pending = {
 };
 
 const PERL = '/usr/bin/perl';
-const PROGRAM = readFileSync(new URL('launcher.pl', import.meta.url), 'utf8');
+const PROGRAM = ['prepare.pl', 'launcher.pl']
+  .map((name) => readFileSync(new URL(name, import.meta.url), 'utf8'))
+  .join('\n');
 const ENVIRONMENT = {
   PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
   LC_ALL: 'C.UTF-8',
@@ -83,7 +88,7 @@ let current: Promise<Launcher> | null = null;
 export async function start(
   command: string[],
   descriptors: Descriptor[],
-  { cwd = '/', join = [], answer_ms_max = ANSWER_MS_MAX }: StartOptions = {},
+  { cwd = '/', join = [], prepare = [], answer_ms_max = ANSWER_MS_MAX }: StartOptions = {},
 ): Promise<Program> {
   const launcher = await open();
   const id = randomBytes(ID_BYTES).toString('hex');
@@ -107,7 +112,8 @@ export async function start(
     },
   });
   const given = descriptors.map((each) => (typeof each === 'string' ? GIVEN[each] : each.file));
-  tell(launcher, ['start', id, cwd, ...counted(given), ...counted(join), ...command]);
+  const steps = [String(prepare.length), ...prepare.flatMap(counted)];
+  tell(launcher, ['start', id, cwd, ...counted(given), ...counted(join), ...steps, ...command]);
   const pipes = arrivals.map((each) => each?.promise ?? null);
   const kill = (): void => tell(launcher, ['kill', id]);
   try {
@@ -203,7 +209,7 @@ async function launch(): Promise<Launcher> {
   const unheard = new Set<Socket>();
   const door = createServer({ allowHalfOpen: true }, (socket) => receive(socket, pending, unheard));
   await new Promise<void>((resolve, reject) => door.once('error', reject).listen(`\0${name}`, resolve));
-  const child = spawn(PERL, ['-e', PROGRAM, name], {
+  const child = spawn(PERL, ['-e', PROGRAM, name, ...callNumbers(process.arch)], {
     ...{ cwd: '/', env: ENVIRONMENT, detached: true },
     stdio: ['pipe', 'pipe', 'inherit'],
   });

@@ -132,7 +132,7 @@ async function awaken(keeper: Keeper, place: Place, generation: number): Promise
   await keeper.options.fail('sandbox.recorded');
   await writeRelay(control);
   const loop = loopScript({ directory: control, processes_max: null, before: null });
-  const command = ['env', ...environment(place, control), 'sh', '-c', loop];
+  const command = ['env', ...environment(place, control), 'bash', '-c', loop];
   const program = await start(command, ['pipe', 'pipe', 'ignore']);
   let ending = false;
   const kill = (): void => {

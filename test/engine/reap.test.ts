@@ -103,6 +103,28 @@ describe('killed after', () => {
   });
 });
 
+describe.runIf(process.getuid?.() === 0)('killed when a disk lies ready', () => {
+  it('sandbox.spare_made leaves it to the next', { timeout: 60_000 }, async () => {
+    const world = await makeWorld(() => reply(text('.')), { OVERWINTER_SANDBOX: 'bwrap' });
+    try {
+      const first = await world.start();
+      const computer = await create(first);
+      await exec(first, computer, 'echo first > file');
+      await first.stop();
+      // The first is made for its trial: it may die before it has said that it serves.
+      const doomed = await world.start({ OVERWINTER_FAILPOINT: 'sandbox.spare_made' }).catch(() => undefined);
+      if (doomed) await eventually(() => doomed.process.signalCode === 'SIGKILL');
+      const node = await world.start();
+      const second = await create(node);
+      expect((await exec(node, second, 'ls; echo second > file; cat file')).stdout).toBe('second\n');
+      await call(node, `POST /v1/computers/${computer.id}/start`);
+      expect((await exec(node, computer, 'cat file')).stdout).toBe('first\n');
+    } finally {
+      await world.end();
+    }
+  });
+});
+
 const FREEZER = '/sys/fs/cgroup/freezer/overwinter';
 
 describe.runIf(process.getuid?.() === 0 && fs.existsSync('/sys/fs/cgroup/freezer'))(

@@ -58,7 +58,8 @@ describe('a program', () => {
     writeFileSync(group, '');
     const program = await start(['true'], [...QUIET], { join: [group] });
     await program.closed;
-    expect(readFileSync(group, 'utf8')).toBe(String(program.pid));
+    // The kernel takes it for who writes it.
+    expect(readFileSync(group, 'utf8')).toBe('0');
   });
 
   it.each([
@@ -153,7 +154,9 @@ describe('a launcher that does not answer', () => {
   });
 
   it('has a door that those who say nothing do not fill', async () => {
-    const door = `\0${readFileSync(`/proc/${launcher}/cmdline`, 'utf8').split('\0').at(-2)}`;
+    const door = `\0${readFileSync(`/proc/${launcher}/cmdline`, 'utf8')
+      .split('\0')
+      .find((each) => each.startsWith('overwinter-'))}`;
     const silent: Socket[] = [];
     let closed = 0;
     // One by one: the kernel lets only so many wait for a door to open.

@@ -10,7 +10,7 @@ import type { NetworkPolicy } from '../../resource/computer/spec.ts';
 import { measure } from './archive.ts';
 import type { Cgroups } from './cgroup.ts';
 import { diskUsed, trimDisk } from './disk-file.ts';
-import type { Disks } from './disk-file.ts';
+import type { Disks } from './disks.ts';
 import { openChannel } from '../channel/channel.ts';
 import type { Channel } from '../channel/channel.ts';
 import { watchDisk } from './disk.ts';
@@ -88,9 +88,11 @@ export async function awaken(ground: Ground, awakening: Awakening): Promise<Awak
   const means: Means = { control, group: groupOf(control), outward: null };
   let launched: Launched | null = null;
   try {
-    const cgroup_files = (await ground.cgroups?.create(means.group, limits)) ?? [];
+    const [cgroup_files = []] = await Promise.all([
+      ground.cgroups?.create(means.group, limits),
+      writeRelay(control),
+    ]);
     await ground.fail('sandbox.limits_set');
-    await writeRelay(control);
     means.outward = await openOutward(ground, awakening, control);
     launched = await launch(launchOf(ground, awakening, means, cgroup_files));
     await ground.fail('sandbox.spawned');
@@ -126,7 +128,7 @@ function launchOf(ground: Ground, awakening: Awakening, means: Means, cgroup_fil
     cgroup_files,
     mounts: { disk, overlay: root?.overlay ?? null },
     limits: { file_bytes: limits.disk_bytes, data_bytes: bounded ? null : limits.memory_bytes },
-    command: ['/bin/sh', '-c', ENTER + loop],
+    command: ['/bin/bash', '-c', ENTER + loop],
     view: viewOf(ground, awakening, means),
   };
 }
@@ -179,9 +181,11 @@ async function attach(attachment: Attachment): Promise<Awake> {
     fail: ground.fail,
   });
   const image = awakening.root === null ? {} : { image: awakening.root.image };
+  const ready = untilReady(channel, launched, kill);
+  ready.catch(() => {});
   await writeRecord(place, { generation, process, ...image });
   await ground.fail('sandbox.recorded');
-  await untilReady(channel, launched, kill);
+  await ready;
   const alive = (): boolean => !ending && program.end() === null;
   const watching = new AbortController();
   const ended = program.closed.then(() => {

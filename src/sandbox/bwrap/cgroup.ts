@@ -105,7 +105,7 @@ async function openV1(root: string, installation: string): Promise<Cgroups | nul
         await setAll(of(controller, name), settings[controller] ?? []);
       };
       await Promise.all(groups.map(make));
-      return groups.map((controller) => join(of(controller, name), 'cgroup.procs'));
+      return groups.map((controller) => join(of(controller, name), 'tasks'));
     },
     async remove(prefix) {
       await forEachGroup(base('freezer'), prefix, thawV1);

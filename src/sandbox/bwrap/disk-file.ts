@@ -1,48 +1,23 @@
 /**
- * Disks that the kernel holds to their size: sparse files with a file system, one for each computer.
- * Invariant: a file appears under its name whole. It has no journal: what was written is safe from every crash but the
- * host's, after which it is repaired before it is mounted.
+ * The disk of one computer, once it is made: its repair, its use, its end. It has no journal: what was written is safe from every crash
+ * but the host's, after which it is repaired before it is mounted.
  */
 
-import { randomBytes } from 'node:crypto';
-import { chmod, mkdir, open, readFile, readdir, rename, rm, stat, statfs, truncate } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { open, readFile, readdir, stat, statfs } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { ComputerLost } from '../../resource/computer/driver.ts';
 import { run, tryRun } from '../run.ts';
-import { FRESH, WRITABLE } from './mounts.ts';
 import type { Disk } from './mounts.ts';
 
-export type Disks = {
-  /** Makes the file, with room for `bytes`. */
-  make(file: string, bytes: number): Promise<void>;
-};
+export type Fail = (failpoint: string) => void | Promise<void>;
 
-type Fail = (failpoint: string) => void | Promise<void>;
-
-const TRIAL_BYTES = 67_108_864;
-const MAKE_MS_MAX = 60_000;
 const REPAIR_MS_MAX = 600_000;
 const DETACH_MS_MAX = 5000;
 const TRIM_MS_MAX = 60_000;
 const TRIM_BYTES = 268_435_456;
 const SECTOR_BYTES = 512;
 const POLL_MS = 2;
-const TEMPLATES_MAX = 16;
-/** Begins the names of what a template is made of. */
-const PART = '.content-';
-
-/** An inode for each 8 KiB, as package trees are many small files. Nothing is kept for root. */
-const FORMAT =
-  '-q -F -t ext4 -b 4096 -i 8192 -m 0 -O ^has_journal,^resize_inode -E nodiscard,lazy_itable_init=1';
-/** What the inodes take, of 256 bytes each, and the rest of the file system. */
-const INODES_SHARE = 256 / 8192;
-/** What the kernel keeps from everybody, for its own late allocations. */
-const RESERVED_SHARE = 0.02;
-const RESERVED_BYTES_MAX = 16_777_216;
-const REST_SHARE = 1 / 8192;
-const REST_BYTES = 1_048_576;
-const BLOCK_BYTES = 4096;
 const SUPERBLOCK_BYTES = 1024;
 const MAGIC_BYTES = 56;
 const STATE_BYTES = 58;
@@ -52,93 +27,7 @@ const CLEAN = 1;
 const FAULTS_LEFT = 4;
 const NOT_DONE = 8;
 
-const TRY = 'mount -n -t ext4 -o loop,ro "$1" "$2"';
 const TRIM = '[ -d "$1/$2" ] && exec fstrim "$1"';
-const APART = ['unshare', '--mount', '--propagation', 'slave', '--'];
-
-/** Tries a mount. `directory` is for what new files are copies of. */
-export async function openDisks(
-  directory: string,
-  fail: Fail,
-): Promise<{ disks: Disks; reason: null } | { disks: null; reason: string }> {
-  try {
-    await mkdir(directory, { recursive: true, mode: 0o700 });
-    await sweepParts(directory);
-    const template = await templateOf(directory, TRIAL_BYTES, fail);
-    const trial = join(directory, 'trial');
-    await mkdir(trial, { recursive: true });
-    await run([...APART, '/bin/sh', '-c', TRY, 'sh', template, trial], { timeout_ms: MAKE_MS_MAX });
-    await run(['e2fsck', '-V'], { timeout_ms: MAKE_MS_MAX });
-  } catch (error) {
-    return { disks: null, reason: reasonOf(error as Error) };
-  }
-  return { disks: { make: (file, bytes) => make({ directory, file, bytes, fail }) }, reason: null };
-}
-
-function reasonOf({ message }: Error): string {
-  if (/mke2fs|e2fsck/.test(message)) return 'e2fsprogs is missing or does not work: install it';
-  return `no loop device can be mounted here (${message.replaceAll(/\s+/g, ' ').slice(0, 200)})`;
-}
-
-/** A copy costs a third of a new file system, which in addition waits for the host's disk. */
-async function make(parts: { directory: string; file: string; bytes: number; fail: Fail }): Promise<void> {
-  const { directory, file, bytes, fail } = parts;
-  const template = await templateOf(directory, bytes, fail);
-  const part = `${file}.part`;
-  await run(['cp', '--sparse=always', '--reflink=auto', '--', template, part], { timeout_ms: MAKE_MS_MAX });
-  await fail('sandbox.disk_copied');
-  await rename(part, file);
-  await fail('sandbox.disk_made');
-}
-
-async function templateOf(directory: string, bytes: number, fail: Fail): Promise<string> {
-  const template = join(directory, `${bytes}.img`);
-  if ((await stat(template).catch(() => null)) !== null) return template;
-  const content = join(directory, `${PART}${randomBytes(6).toString('hex')}`);
-  const part = `${content}.img`;
-  try {
-    for (const name of [FRESH, 'work', ...WRITABLE]) {
-      await mkdir(join(content, name), { recursive: true, mode: 0o700 });
-    }
-    await chmod(join(content, 'upper'), 0o755);
-    await (await open(part, 'wx', 0o600)).close();
-    await truncate(part, sizeFor(bytes));
-    await run(['mke2fs', ...FORMAT.split(' '), '-d', content, part], { timeout_ms: MAKE_MS_MAX });
-    await fail('sandbox.disk_formatted');
-    await rename(part, template);
-    await forgetOldest(directory, template);
-  } finally {
-    await rm(content, { recursive: true, force: true });
-    await rm(part, { force: true });
-  }
-  return template;
-}
-
-/** Sizes are anybody's choice, and each template takes some megabytes. */
-async function forgetOldest(directory: string, but: string): Promise<void> {
-  const names = (await readdir(directory)).filter((name) => /^\d+\.img$/.test(name));
-  const found = await Promise.all(
-    names.map(async (name) => {
-      const path = join(directory, name);
-      return { path, made_ms: (await stat(path).catch(() => null))?.mtimeMs ?? 0 };
-    }),
-  );
-  const others = found.filter(({ path }) => path !== but).sort((a, b) => b.made_ms - a.made_ms);
-  for (const { path } of others.slice(TEMPLATES_MAX - 1)) await rm(path, { force: true });
-}
-
-/** What a template was being made of when the server was killed. */
-async function sweepParts(directory: string): Promise<void> {
-  const parts = (await readdir(directory)).filter((name) => name.startsWith(PART));
-  for (const part of parts) await rm(join(directory, part), { recursive: true, force: true });
-}
-
-/** So that `df` says what was asked for. */
-function sizeFor(bytes: number): number {
-  const reserved = Math.min(bytes * RESERVED_SHARE, RESERVED_BYTES_MAX);
-  const whole = (bytes * (1 + REST_SHARE) + reserved) / (1 - INODES_SHARE) + REST_BYTES;
-  return Math.ceil(whole / BLOCK_BYTES) * BLOCK_BYTES;
-}
 
 /**
  * Repairs what the host's crash left. The superblock says so: without a journal the kernel takes its mark away for as

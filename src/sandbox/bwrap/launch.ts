@@ -8,9 +8,10 @@ import { identify } from '../leftover.ts';
 import type { ProcessIdentity } from '../leftover.ts';
 import { oneAtATime } from '../../resource/serial.ts';
 import { start, type Descriptor, type Program } from '../launcher.ts';
+import { become, limitTo, type Step } from '../prepare.ts';
 import { collect } from '../run.ts';
 import { openBlock } from './block.ts';
-import { mountingFirst } from './mounts.ts';
+import { mounting } from './mounts.ts';
 import type { Mounts } from './mounts.ts';
 import { viewArguments } from './view.ts';
 import type { View } from './view.ts';
@@ -65,7 +66,7 @@ const USERNS_FD = 6;
 /** Bubblewrap closes every descriptor that it was given but this one. */
 const WITHOUT_USERNS = `exec "$@" ${USERNS_FD}<&-`;
 
-const mounting = oneAtATime();
+const oneMount = oneAtATime();
 
 /**
  * Starts the sandbox without waiting for its pid 1; its standard input, output and error are pipes. Two that mount the same disk come
@@ -81,7 +82,7 @@ export async function startSandbox(launch: Launch): Promise<Program> {
     const mounted = new Promise((told) => program.pipes[INFO_FD]?.once('data', told));
     await Promise.race([mounted, program.closed]);
   };
-  mounting(disk.image, task).catch(reject);
+  oneMount(disk.image, task).catch(reject);
   return await promise;
 }
 
@@ -92,7 +93,8 @@ async function startOne(launch: Launch): Promise<Program> {
   const userns = block === null ? [] : [{ file: block.file }];
   try {
     const descriptors: Descriptor[] = ['pipe', 'pipe', 'pipe', 'pipe', seccomp, 'pipe', ...userns];
-    const program = await start(hostCommand(launch), descriptors, { join: cgroup_files });
+    const prepare = [...limitsOf(launch.limits), ...mounting(launch.mounts), ...identityOf(identity)];
+    const program = await start(commandOf(launch), descriptors, { join: cgroup_files, prepare });
     const numbers = { seccomp_fd: SECCOMP_FD, info_fd: INFO_FD, userns_fd: block && USERNS_FD };
     program.pipes[ARGUMENTS_FD]?.end(
       viewArguments({ ...view, ...numbers })
@@ -121,29 +123,22 @@ export async function launch(request: Launch): Promise<Launched> {
   }
 }
 
-function hostCommand({ identity, limits, mounts, command }: Launch): string[] {
+function commandOf({ identity, command }: Launch): string[] {
+  const inside = isBlock(identity) ? ['/bin/sh', '-c', WITHOUT_USERNS, 'sh', ...command] : command;
+  return ['bwrap', '--args', String(ARGUMENTS_FD), '--', ...inside];
+}
+
+function limitsOf({ file_bytes, data_bytes }: ResourceLimits): Step[] {
   return [
-    ...resourceLimits(limits),
-    ...mountingFirst(mounts),
-    ...ownIdentity(identity),
-    'bwrap',
-    '--args',
-    String(ARGUMENTS_FD),
-    '--',
-    ...(isBlock(identity) ? ['/bin/sh', '-c', WITHOUT_USERNS, 'sh'] : []),
-    ...command,
+    limitTo('fsize', file_bytes),
+    limitTo('core', 0),
+    limitTo('nofile', OPEN_FILES_MAX),
+    ...(data_bytes === null ? [] : [limitTo('data', data_bytes)]),
   ];
 }
 
-function resourceLimits({ file_bytes, data_bytes }: ResourceLimits): string[] {
-  const data = data_bytes === null ? [] : [`--data=${data_bytes}`];
-  return ['prlimit', `--fsize=${file_bytes}`, '--core=0', `--nofile=${OPEN_FILES_MAX}`, ...data, '--'];
-}
-
-function ownIdentity(identity: Identity): string[] {
-  if (identity.kind === 'user') return [];
-  const uid = String(identity.uid);
-  return ['setpriv', '--reuid', uid, '--regid', uid, '--clear-groups', '--no-new-privs', '--'];
+function identityOf(identity: Identity): Step[] {
+  return identity.kind === 'user' ? [] : [become(identity.uid)];
 }
 
 async function childPid({ pipes, closed }: Program, complaint: () => string): Promise<number> {

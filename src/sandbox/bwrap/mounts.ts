@@ -4,6 +4,8 @@
  * first; and no link that an agent left is followed on the way.
  */
 
+import type { Step } from '../prepare.ts';
+
 /** A file system in a file, which is as large as the computer may write. */
 export type Disk = {
   /** The file. */
@@ -37,50 +39,27 @@ export const FRESH = 'fresh';
 export const WRITABLE = ['workspace', 'home', 'upper'];
 
 /**
- * Mounts, then becomes the rest. `mount` makes the loop device itself, as one that goes with its last user: made by
- * `losetup`, it would be left by a crash in between. It takes the device that the file has already, if any: two would
- * each keep blocks of their own, and ruin the file. As a device that goes in between may come back as another's, the
- * name within is read. `noinit_itable`: a new file's zeroes need not be written, and would fill 3 % of it. `nobarrier`:
- * what an agent syncs goes to the host's memory, as no agent shall make the others wait for the host's disk.
- * Every fork here is a millisecond or more of each wake. `OLDPWD` would show the host's path in the environment of pid 1.
+ * `noinit_itable`: a new file's zeroes need not be written, and would fill 3 % of it. `nobarrier`: what an agent syncs goes to the host's
+ * memory, as no agent shall make the others wait for the host's disk.
  */
-const MOUNT_DISK = `
-mount -n -t ext4 -o loop,nosuid,nodev,noinit_itable,nobarrier,errors=remount-ro "$1" "$2" || exit 125
-cd "$2" || exit 125
-if [ "$5" = ${FRESH} ]; then chown "$4:$4" ${WRITABLE.join(' ')} && mv ${FRESH} "$3" || exit 125; fi
-[ -d "$3" ] || { echo "another's disk" >&2; exit 125; }
-cd / && unset OLDPWD && shift 5 && exec "$@"`;
+const DISK_OPTIONS = 'noinit_itable,nobarrier,errors=remount-ro';
 
-/** What is above hides what is below, also by saying that it is deleted. */
-const MOUNT_OVERLAY = `
-cd "$1" || exit 125
-options=$2 merged=$3 upper=$4; shift 4
-while [ "$1" != -- ]; do
-  at="$upper/$1"; shift
-  if [ -L "$at" ] || { [ -e "$at" ] && [ ! -d "$at" ]; }; then rm -f -- "$at" || exit 125; fi
-done; shift
-while [ "$1" != -- ]; do
-  at="$upper/$1"; shift
-  if [ -L "$at" ] || { [ -e "$at" ] && [ ! -f "$at" ]; }; then rm -rf -- "$at" || exit 125; fi
-done; shift
-mount -n -t overlay overlay -o "$options" "$merged" || exit 125
-cd / && unset OLDPWD && exec "$@"`;
-
-/** The beginning of a command line that mounts. Slave, so that nothing shows on the host, and what the host unmounts goes. */
-export function mountingFirst({ disk, overlay }: Mounts): string[] {
+/** In a namespace of the program's own: nothing shows on the host, and what the host unmounts goes. */
+export function mounting({ disk, overlay }: Mounts): Step[] {
   if (disk === null && overlay === null) return [];
   return [
-    ...['unshare', '--mount', '--propagation', 'slave', '--'],
-    ...(disk === null ? [] : mountingDisk(disk)),
-    ...(overlay === null ? [] : mountingOverlay(overlay)),
+    ['apart'],
+    ...(disk === null ? [] : [mountDisk(disk)]),
+    ...(overlay === null ? [] : [mountOverlay(overlay)]),
   ];
 }
 
-function mountingDisk({ image, directory, id, uid, fresh }: Disk): string[] {
-  return ['/bin/sh', '-c', MOUNT_DISK, 'sh', image, directory, id, String(uid), fresh ? FRESH : ''];
+/** As a device that goes at the same moment may come back as another's, the name within is read. */
+function mountDisk({ image, directory, id, uid, fresh }: Disk): Step {
+  const newly = fresh ? [FRESH, ...WRITABLE] : [''];
+  return ['disk', image, directory, DISK_OPTIONS, id, String(uid), ...newly];
 }
 
-function mountingOverlay({ directory, options, merged, upper, directories, files }: Overlay): string[] {
-  const ways = [...directories, '--', ...files, '--'];
-  return ['/bin/sh', '-c', MOUNT_OVERLAY, 'sh', directory, options, merged, upper, ...ways];
+function mountOverlay({ directory, options, merged, upper, directories, files }: Overlay): Step {
+  return ['overlay', directory, options, merged, upper, String(directories.length), ...directories, ...files];
 }

@@ -16,10 +16,11 @@ import type {
 } from '../../resource/computer/driver.ts';
 import type { Program } from '../launcher.ts';
 import { openConnection } from './connect.ts';
-import { namesWithPipes, removeFiles, writeFiles } from './files.ts';
+import { namesWithPipes, removeFiles, writeScript } from './files.ts';
 import type { Directory } from './files.ts';
 import { openInput } from './input.ts';
 import type { Input } from './input.ts';
+import { execCommand, type Prologue } from './loop.ts';
 import { lingeringPipes, openOutput } from './output.ts';
 import type { Output } from './output.ts';
 import { readReports } from './reports.ts';
@@ -29,6 +30,7 @@ import { openTerminal } from './terminal.ts';
 /** An exec that does not end this long after it was told to costs the computer its life. */
 const KILL_GRACE_MS = 2000;
 const LINGERING_PIPES_MAX = 256;
+const WORKSPACE = '/workspace';
 /** A longer timer fires at once: what may take longer has none. */
 const TIMER_MS_MAX = 2_147_483_647;
 
@@ -133,7 +135,7 @@ async function perform(performance: Performance): Promise<Exit> {
     if (gone(inside)) return LOST;
     const kills_before = inside.memory_kills();
     const name = await names();
-    await writeFiles(inside.directory, name, spec, inside.translate);
+    await writeScript(inside.directory, name, inside.translate(spec.script));
     const exit = await startAndWait(performance, { own, name, ending }, started.promise, settled.promise);
     void removeFiles(inside.directory, name);
     return await withMemoryKills(exit, await kills_before, inside);
@@ -159,12 +161,17 @@ async function startAndWait(
     if (gone(inside)) return LOST;
     own.name = name;
     pending.set(name, own);
-    control.write(`${input === null ? 'exec' : 'feed'} ${name}\n`);
+    control.write(execCommand(name, prologueOf(inside, spec), input === null ? 'no input' : 'input'));
     await inside.fail('sandbox.exec_started');
     return await settled;
   } finally {
     input?.close();
   }
+}
+
+function prologueOf({ translate }: Inside, { cwd = WORKSPACE, env = {} }: ExecSpec): Prologue {
+  const translated = Object.entries(env).map(([name, value]) => [name, translate(value)]);
+  return { cwd: translate(cwd.replaceAll('\0', '')), env: Object.fromEntries(translated) };
 }
 
 async function withMemoryKills(exit: Exit, before: number | null, inside: Inside): Promise<Exit> {

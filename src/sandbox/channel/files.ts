@@ -1,18 +1,15 @@
 /**
- * The files of execs: for each a name, its pipes, its script and what sets it up.
+ * The files of execs: for each a name, its pipes and its script.
  * Invariant: a name is used once on this machine, because processes are found by it.
  */
 
 import { randomInt } from 'node:crypto';
-import { chmod, rm, writeFile } from 'node:fs/promises';
+import { chmod, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { ExecSpec } from '../../resource/computer/driver.ts';
 import { makePipes } from '../launcher.ts';
-import { prologue } from './loop.ts';
 
-const PIPES_AHEAD = 16;
+const PIPES_AHEAD = 8;
 const PIPES = ['in', 'out', 'err'];
-const WORKSPACE = '/workspace';
 
 /** Names are numbers: the random part tells awakenings apart, the rest counts. */
 const COUNT_MAX = 1_000_000;
@@ -40,34 +37,16 @@ export function namesWithPipes({ outside }: Directory): () => Promise<string> {
   };
 }
 
-/** @param translate how the driver names a path or a text of the script. */
-export async function writeFiles(
-  { inside, outside }: Directory,
-  name: string,
-  spec: ExecSpec,
-  translate: (text: string) => string,
-): Promise<void> {
-  const env = Object.entries(spec.env ?? {}).map(([key, value]) => [key, translate(value)]);
-  const start = prologue({
-    directory: inside,
-    name,
-    cwd: translate((spec.cwd ?? WORKSPACE).replaceAll('\0', '')),
-    env: Object.fromEntries(env) as Record<string, string>,
-  });
-  await Promise.all([
-    writeInside(join(outside, `${name}.sh`), start),
-    writeInside(join(outside, `${name}.script`), translate(spec.script.replaceAll('\0', ''))),
-  ]);
+/** Puts an exec's script where the loop finds it. */
+export async function writeScript({ outside }: Directory, name: string, script: string): Promise<void> {
+  const path = join(outside, `${name}.script`);
+  await writeFile(path, script.replaceAll('\0', ''), { flag: 'wx', mode: 0o600 });
+  // The directory's group is the computer's; a mode is set again because the server's umask may be stricter.
+  await chmod(path, 0o640);
 }
 
 /** Nobody waits for it. */
 export async function removeFiles({ outside }: Directory, name: string): Promise<void> {
-  const paths = ['sh', 'script', ...PIPES].map((kind) => join(outside, `${name}.${kind}`));
-  await Promise.all(paths.map((path) => rm(path, { force: true }).catch(() => {})));
-}
-
-/** The directory's group is the computer's; the mode is set again because the server's umask may be stricter. */
-async function writeInside(path: string, content: string): Promise<void> {
-  await writeFile(path, content, { flag: 'wx', mode: 0o600 });
-  await chmod(path, 0o640);
+  const paths = ['script', ...PIPES].map((kind) => join(outside, `${name}.${kind}`));
+  await Promise.all(paths.map((path) => unlink(path).catch(() => {})));
 }

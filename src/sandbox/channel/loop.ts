@@ -1,14 +1,15 @@
 /**
- * The small shell that is the main process of every awake computer. It reads commands from its standard input and
+ * The small bash that is the main process of every awake computer. It reads commands from its standard input and
  * reports on its standard output; every exec is its child, so it shares the computer's confinement.
  * Invariant: it holds nothing secret, and whatever it reports is only the computer's claim.
  *
- * In: `exec N` runs `N.sh` with output to the pipes `N.out` and `N.err`; `feed N` also with input from `N.in`;
- * `kill N PID` ends its process group and all else that it started.
+ * In: `exec N SET-UP` runs `N.script` after the set-up, with output to the pipes `N.out` and `N.err`; `feed N SET-UP` also with input
+ * from `N.in`; `kill N PID` ends its process group and all else that it started.
  * Out: `ready`, `started N PID` once its pipes are open, `exited N CODE`, `swept N 0` when a kill is done.
  *
- * A kill may come before the exec has a process group of its own: then its one process is meant. What left the group
- * is known by the limit of file locks: it has had no effect since Linux 2.4, every child inherits it, and neither
+ * Job control gives an exec its process group, and the signals that a shell has its background children ignore; it is off again while
+ * the exec is waited for, which may stop and go on. The out-of-memory score makes the kernel choose a script before the loop. What left
+ * the group is known by the limit of file locks: it has had no effect since Linux 2.4, every child inherits it, and neither
  * `setsid` nor an empty environment takes it off.
  */
 
@@ -22,7 +23,7 @@ export type LoopOptions = {
 };
 
 export function loopScript({ directory, processes_max, before }: LoopOptions): string {
-  const limit = processes_max === null ? '' : `ulimit -p ${processes_max}`;
+  const limit = processes_max === null ? '' : `ulimit -u ${processes_max}`;
   const first = before === null ? '' : `${before} </dev/null >/dev/null 2>&1 || exit 1`;
   return `
 umask 022
@@ -30,7 +31,15 @@ ${limit}
 dir=${quoted(directory)}
 run() {
   exec 3>&1 4<"$2" >"$dir/$1.out" 2>"$dir/$1.err"
-  setsid sh "$dir/$1.sh" <&4 3>&- 4<&- &
+  set -m
+  {
+    exec 3>&-
+    { echo 1000 >/proc/self/oom_score_adj; ulimit -x $1; } 2>/dev/null
+    eval "$3"
+    unset OLDPWD
+    exec /bin/bash "$dir/$1.script"
+  } <&4 4<&- &
+  set +m
   exec >&3 2>/dev/null 4<&-
   echo started $1 $!
   wait $!
@@ -53,11 +62,11 @@ end() {
 exec 2>/dev/null
 echo ready
 ${first}
-while read -r verb name pid; do
+while read -r verb name rest; do
   case $verb in
-    exec) run $name /dev/null & ;;
-    feed) run $name "$dir/$name.in" & ;;
-    kill) end $name $pid & ;;
+    exec) run $name /dev/null "$rest" & ;;
+    feed) run $name "$dir/$name.in" "$rest" & ;;
+    kill) end $name $rest & ;;
   esac
 done
 `;
@@ -66,32 +75,29 @@ done
 /** Something that starts processes faster than they are killed is not reported as ended, which costs the computer its life. */
 const SWEEPS_MAX = 100;
 
-export type Prologue = {
-  /** As the script sees it. */
-  directory: string;
-  name: string;
-  cwd: string;
-  env: Record<string, string>;
-};
+/** What an exec does before its script. Names that a shell cannot assign and values with NUL are left out. */
+export type Prologue = { cwd: string; env: Record<string, string> };
 
-/**
- * What `N.sh` holds: set-up in plain `sh`, then bash on the script's file. Names that a shell cannot assign and values
- * with NUL are left out. The out-of-memory score makes the kernel choose a script before the loop. A shell's
- * background children ignore SIGINT and SIGQUIT, which scripts cannot undo: `env` does. The limit of locks has another
- * letter where `sh` is bash.
- */
-export function prologue({ directory, name, cwd, env }: Prologue): string {
-  const exports = Object.entries(env)
-    .filter(([key, value]) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(key) && !value.includes('\0'))
-    .map(([key, value]) => `export ${key}=${quoted(value)}`);
-  return [
-    'echo 1000 2>/dev/null >/proc/self/oom_score_adj',
-    `ulimit -w ${name} 2>/dev/null || ulimit -x ${name}`,
-    ...exports,
-    `cd -- ${quoted(cwd)} || exit 1`,
-    `exec /usr/bin/env --default-signal=INT,QUIT /bin/bash ${quoted(`${directory}/${name}.script`)}`,
-    '',
-  ].join('\n');
+export function assignable(env: Record<string, string>): [name: string, value: string][] {
+  return Object.entries(env).filter(
+    ([name, value]) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name) && !value.includes('\0'),
+  );
+}
+
+/** The command for the loop, one line. bash complains of some values, as of a locale that is not there: the script's own does so too. */
+export function execCommand(name: string, { cwd, env }: Prologue, input: 'no input' | 'input'): string {
+  const exports = assignable(env).map(([key, value]) => `${key}=${onOneLine(value)}`);
+  const set_up = [
+    ...(exports.length > 0 ? [`{ export ${exports.join(' ')}; } 2>/dev/null`] : []),
+    `cd -- ${onOneLine(cwd)} || exit 1`,
+  ];
+  return `${input === 'input' ? 'feed' : 'exec'} ${name} ${set_up.join('; ')}\n`;
+}
+
+/** A word of bash. */
+function onOneLine(text: string): string {
+  const escapes: Record<string, string> = { '\n': '\\n', '\r': '\\r' };
+  return `$'${text.replaceAll(/[\\'\n\r]/g, (each) => escapes[each] ?? `\\${each}`)}'`;
 }
 
 export function quoted(text: string): string {

@@ -8,12 +8,11 @@ import type { Socket } from 'node:net';
 import type { Exec } from 'dockerode';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ExecSpec, Execution, Exit, OutputChunk } from '../../resource/computer/driver.ts';
-import { prologue } from '../channel/loop.ts';
 import { isConflict } from './daemon.ts';
 import type { Container } from './daemon.ts';
 import { frames, openOutput } from './frames.ts';
 import type { Output, Verdict } from './frames.ts';
-import { commandOf, CONTROL_DIR, SWEPT } from './scripts.ts';
+import { commandOf, setUp, SWEPT } from './scripts.ts';
 
 /** The awake container that execs run in. */
 export type Body = {
@@ -108,7 +107,7 @@ async function perform(running: Running): Promise<Exit> {
 
 async function runScript(running: Running, ending: Ending): Promise<Exit> {
   const { body, spec, name, mark } = running;
-  const start = prologue({ directory: CONTROL_DIR, name, cwd: cwdOf(spec), env: spec.env ?? {} });
+  const start = setUp(name, { cwd: cwdOf(spec), env: spec.env ?? {} });
   const parts = [start, spec.script.replaceAll('\0', '')].map((text) => Buffer.from(text));
   const sizes = parts.map((part) => String(part.length));
   const command = commandOf('keep', name, ...sizes, spec.stdin === undefined ? '' : 'input');

@@ -43,9 +43,7 @@ test('version 1: each controller has the group', async () => {
   expect(cgroups?.version).toBe('cgroup-v1');
   const files = await cgroups?.create('cmp_1.x', LIMITS);
   expect(files).toEqual(
-    ['memory', 'pids', 'cpu'].map((controller) =>
-      join(root, controller, 'overwinter/one/cmp_1.x/cgroup.procs'),
-    ),
+    ['memory', 'pids', 'cpu'].map((controller) => join(root, controller, 'overwinter/one/cmp_1.x/tasks')),
   );
   expect(await readFile(join(root, 'cpu/overwinter/one/cmp_1.x/cpu.cfs_quota_us'), 'utf8')).toBe('150000');
 });

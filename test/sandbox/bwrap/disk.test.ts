@@ -80,6 +80,28 @@ describe.runIf(as_root)('a computer with a disk of its own', () => {
     }
   });
 
+  test('the next of its size lies ready, and what a kill left of one goes at the next start', async ({
+    skip,
+  }) => {
+    if (!held()) skip(capabilities.notes.join(' '));
+    const limits = { ...LIMITS, disk_bytes: 3 * 2 ** 28 };
+    const spare = join(folder, '.disks', `${limits.disk_bytes}.img.spare`);
+    const [first, second] = [freshId(), freshId()];
+    await wake(first, 1, { limits });
+    await until(async () => existsSync(spare));
+    const { ino } = statSync(spare);
+    const part = join(folder, '.disks', '.content-left');
+    copyFileSync(spare, part);
+    const next = makeDriver(ground);
+    const { computer } = await next.wake(requestOf(second, 1, { limits }));
+    expect([statSync(fileOf(second)).ino, existsSync(part)]).toEqual([ino, false]);
+    expect((await runScript(computer, 'echo mine >mine && ls')).stdout).toBe('mine\n');
+    await next.destroy(second, null);
+    await until(async () => existsSync(spare));
+    await next.close();
+    await driver.destroy(first, null);
+  });
+
   test('twenty times stopped and started at once, it keeps its files, and its file one device', async () => {
     const id = freshId();
     for (let generation = 1; generation <= 20; generation += 1) {
