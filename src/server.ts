@@ -180,6 +180,7 @@ async function run(runtime: Runtime, started: Started): Promise<Server> {
         server.closeAllConnections();
         return closed;
       },
+      () => computers.history.close(),
       () => database.close(),
     ];
     // A part that fails to stop must not keep the others from it: leases are given back, and the database is closed.

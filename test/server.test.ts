@@ -151,11 +151,6 @@ describe('a first key that is revoked', () => {
     ]);
   });
 
-  async function ask(url: string, key: string, method: string, body?: object): Promise<Response> {
-    const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' };
-    return await recordedFetch(url, { method, headers, ...(body ? { body: JSON.stringify(body) } : {}) });
-  }
-
   async function statusFor(url: string, key: string): Promise<number> {
     return (await ask(`${url}/v3/agents`, key, 'GET')).status;
   }
@@ -189,4 +184,22 @@ describe('a stop', () => {
     expect(again.status).toBe('running');
     expect((await again.turns()).data).toMatchObject([{ attempt: 2 }]);
   });
+
+  it('loses no command that has ended', async () => {
+    const first = await world.start();
+    const make = await ask(`${first.url}/v1/computers`, first.api_key, 'POST', {});
+    const at = `/v1/computers/${((await make.json()) as { id: string }).id}`;
+    await ask(`${first.url}${at}/exec`, first.api_key, 'POST', { command: 'exit 3' });
+    expect(await first.stop()).toBe(0);
+    const second = await world.start();
+    const { commands } = (await (await ask(`${second.url}${at}/commands`, second.api_key, 'GET')).json()) as {
+      commands: object[];
+    };
+    expect(commands).toMatchObject([{ status: 'failed', exit_code: 3 }]);
+  });
 });
+
+async function ask(url: string, key: string, method: string, body?: object): Promise<Response> {
+  const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' };
+  return await recordedFetch(url, { method, headers, ...(body ? { body: JSON.stringify(body) } : {}) });
+}

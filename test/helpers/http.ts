@@ -75,6 +75,7 @@ export async function startServer(
       server.close();
       await once(server, 'close');
       await deployments.close();
+      await computers.history.close();
       await close();
     },
   };

@@ -1,53 +1,101 @@
 /**
- * The history of commands, written behind them: no command waits for its note, and no reader on this node misses one that has
- * ended. A note that cannot be written is given up, and said in the log.
+ * The history of commands, written behind them: no command waits for its note, and no reader on this node misses one that has begun or
+ * ended. Notes are gathered for a moment and written in one statement: on the embedded database a commit syncs the disk while everything
+ * else stands still, and a quick command would cost two. A note that cannot be written is given up, and said in the log; a server that
+ * is killed loses those of the last moment.
  */
 import {
-  finishCommand,
   getCommand,
-  insertCommand,
   listCommands,
+  noteCommands,
+  type CommandNote,
   type CommandRow,
 } from '../../store/computer/commands.ts';
 import type { Runtime } from '../runtime.ts';
 
+type Beginning = Pick<CommandRow, 'id' | 'computer_id' | 'source' | 'node' | 'timeout_ms' | 'started_at'>;
+type End = Omit<CommandRow, keyof Beginning>;
+
 export type History = {
   /** A command begins; the function that comes back says how it ended. */
-  begin: (
-    org: string,
-    command: Pick<CommandRow, 'id' | 'computer_id' | 'source' | 'node' | 'timeout_ms' | 'started_at'>,
-  ) => (end: Parameters<typeof finishCommand>[2]) => void;
+  begin: (org: string, command: Beginning) => (end: End) => void;
   find: (org: string, computer_id: string, id: string) => Promise<CommandRow | undefined>;
   /** Newest first. */
   list: (org: string, computer_id: string, limit: number) => Promise<CommandRow[]>;
+  /** Resolves when every note is written, or given up. */
+  close: () => Promise<void>;
 };
 
-export function createHistory({ database: { db }, logger }: Pick<Runtime, 'database' | 'logger'>): History {
-  const writing = new Set<Promise<void>>();
-  const write = (id: string, work: Promise<void>): Promise<void> => {
-    const written = work
-      .catch((error: unknown) => logger.warn({ err: error, command: id }, 'a command is not noted'))
-      .finally(() => writing.delete(written));
-    writing.add(written);
-    return written;
-  };
+/** So long a note waits for others. */
+const GATHER_MS = 50;
+/** So many wait for no more. */
+const BATCH = 256;
+/** While the database does not answer; what comes then is given up. */
+const WAITING_MAX = 10_000;
+
+const RUNNING: End = {
+  ...{ status: 'running', ended_at: null, exit_code: null },
+  ...{ stdout_bytes: 0, stderr_bytes: 0, error_type: null },
+};
+
+export function createHistory({ database, logger }: Pick<Runtime, 'database' | 'logger'>): History {
+  /** By command: an end takes the place of its beginning. */
+  const waiting = new Map<string, CommandNote>();
+  let timer: NodeJS.Timeout | undefined;
+  let latest = Promise.resolve();
+  /** Has not begun, and will take all that waits by then. */
+  let next: Promise<void> | undefined;
+
+  function note(command: CommandNote): void {
+    const { id } = command;
+    if (waiting.size >= WAITING_MAX && !waiting.has(id))
+      return giveUp(id, new Error('too many notes wait for the database'));
+    waiting.set(id, command);
+    if (waiting.size >= BATCH) void writeAll();
+    timer ??= setTimeout(() => void writeAll(), GATHER_MS).unref();
+  }
+
+  /** One write at a time: a slow database gets fewer that are larger, and no end comes before its beginning. */
+  function writeAll(): Promise<void> {
+    next ??= latest = latest.then(async () => {
+      next = undefined;
+      clearTimeout(timer);
+      timer = undefined;
+      const notes = [...waiting.values()];
+      waiting.clear();
+      if (notes.length > 0) await write(notes);
+    });
+    return next;
+  }
+
+  /** One bad note must not take the others with it: what fails is written by halves. */
+  async function write(notes: CommandNote[]): Promise<void> {
+    try {
+      await noteCommands(database, notes);
+    } catch (error) {
+      const half = notes.length >> 1;
+      if (half === 0) return giveUp(notes[0]!.id, error);
+      await Promise.all([write(notes.slice(0, half)), write(notes.slice(half))]);
+    }
+  }
+
+  function giveUp(id: string, error: unknown): void {
+    logger.warn({ err: error, command: id }, 'a command is not noted');
+  }
+
   return {
     begin: (org, command) => {
-      const { id } = command;
-      const begun = write(id, insertCommand(db, org, command));
-      return (end) =>
-        void write(
-          id,
-          begun.then(() => finishCommand(db, id, end)),
-        );
+      note({ ...command, ...RUNNING, org });
+      return (end) => note({ ...command, ...end, org });
     },
     find: async (org, computer_id, id) => {
-      await Promise.all(writing);
-      return await getCommand(db, org, computer_id, id);
+      await writeAll();
+      return await getCommand(database.db, org, computer_id, id);
     },
     list: async (org, computer_id, limit) => {
-      await Promise.all(writing);
-      return await listCommands(db, org, computer_id, limit);
+      await writeAll();
+      return await listCommands(database.db, org, computer_id, limit);
     },
+    close: writeAll,
   };
 }

@@ -1,5 +1,5 @@
 /** One of everything that a path can name, all of one org's: whoever is not found out by it would be let in to something. */
-import { finishCommand, insertCommand } from '../../../src/store/computer/commands.ts';
+import { noteCommands } from '../../../src/store/computer/commands.ts';
 import { publishPort } from '../../../src/store/computer/ports.ts';
 import { beginSnapshot, finishSnapshot } from '../../../src/store/computer/snapshots.ts';
 import { archive, upload } from '../../conformance/deploy.ts';
@@ -75,12 +75,11 @@ async function makeComputer(
 }
 
 async function makeCommand({ org, runtime }: TestServer, computer_id: string): Promise<void> {
-  const { db } = runtime.database;
-  const [started_at, ended_at] = [new Date(0), new Date(1)];
-  await insertCommand(db, org.id, {
-    ...{ id: COMMAND, computer_id, source: 'api', node: runtime.node, timeout_ms: 1000, started_at },
-  });
-  await finishCommand(db, COMMAND, {
-    ...{ status: 'completed', ended_at, exit_code: 0, stdout_bytes: 0, stderr_bytes: 0, error_type: null },
-  });
+  await noteCommands(runtime.database, [
+    {
+      ...{ id: COMMAND, org: org.id, computer_id, source: 'api', status: 'completed', node: runtime.node },
+      ...{ timeout_ms: 1000, started_at: new Date(0), ended_at: new Date(1), exit_code: 0 },
+      ...{ stdout_bytes: 0, stderr_bytes: 0, error_type: null },
+    },
+  ]);
 }
