@@ -84,7 +84,9 @@ const CHECKPOINT_BYTES = 32 * 1024 * 1024;
 /** A text with a list has one plan for each length of the list. */
 const PLANS_MAX = 1000;
 
-type Plan = { name: string; types: number[] };
+type Message = Awaited<ReturnType<PGlite['execProtocol']>>['messages'][number];
+/** `columns` describes its answers, which come without: to be told each time is a sixth of a read by key. */
+type Plan = { name: string; types: number[]; columns: Message[] };
 
 export type Planned = {
   /** Values are numbers, strings, booleans, null, and arrays of these. */
@@ -111,7 +113,8 @@ export function planned(pglite: PGlite, checkpoint: () => Promise<unknown>): Pla
     if (known) return known;
     const name = `plan_${plans.size}`;
     const { messages } = await send(serialize.parse({ name, text }), serialize.describe({ type: 'S', name }));
-    const plan = { name, types: parse.parseDescribeStatementResults(messages) };
+    const columns = messages.filter((message) => message.name === 'rowDescription');
+    const plan = { name, types: parse.parseDescribeStatementResults(messages), columns };
     plans.set(text, plan);
     return plan;
   };
@@ -121,16 +124,15 @@ export function planned(pglite: PGlite, checkpoint: () => Promise<unknown>): Pla
       await checkpoint();
     }
     return await pglite.runExclusive(async () => {
-      const { name, types } = await planOf(text);
+      const { name, types, columns } = await planOf(text);
       const { messages } = await send(
         serialize.bind({
           statement: name,
           values: values.map((value, index) => encode(value, types[index])),
         }),
-        serialize.describe({ type: 'P' }),
         serialize.execute({}),
       );
-      return parse.parseResults(messages, pglite.parsers)[0];
+      return parse.parseResults([...columns, ...messages], pglite.parsers)[0];
     });
   };
   const encode: Encode = (value, type = 0) => {
