@@ -1,7 +1,11 @@
 /** Computers of two machines on one database: each serves its own, and says so of the other's; nothing is lost to a wrong door. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { createComputers } from '../../src/engine/computers/computers.ts';
+import { makeComputer } from '../../src/engine/computers/make.ts';
+import { testGround } from '../helpers/grounds.ts';
 import { reply, text } from '../helpers/model/messages-api.ts';
 import type { TestNode } from '../helpers/node.ts';
+import { testRuntime } from '../helpers/runtime.ts';
 import { eventually, makeWorld, type World } from '../helpers/world.ts';
 
 let world: World;
@@ -56,5 +60,24 @@ describe('a computer of another machine', () => {
     const gone = async (): Promise<boolean> =>
       (await ask(there, `GET /v1/computers/${id}`)).json.status === 'deleted';
     await eventually(gone, 30_000);
+  });
+});
+
+describe('a computer that was just made', () => {
+  it('is not started from what its maker remembers, when another node deletes it meanwhile', async () => {
+    const ground = await testGround('postgres');
+    const [maker, other] = [await testRuntime({}, ground), await testRuntime({}, ground)];
+    const { database, settings, computer_log } = maker.runtime;
+    await database.db.insertInto('org').values({ id: 'org_1', name: 'test' }).execute();
+    const { id } = (await makeComputer(maker.runtime, 'org_1', {
+      ...{ spec: settings.session_computer, driver: 'process' },
+    }))!;
+    await createComputers(other.runtime).append(id, { type: 'begin_delete' });
+    expect((await computer_log.state(id, 'held')).status).toBe('creating');
+    const start = createComputers(maker.runtime).start(id, { made: true });
+    await expect(start).rejects.toThrow('the computer is deleting');
+    expect(await computer_log.state(id)).toMatchObject({ status: 'deleting', head: 2, generation: 0 });
+    for (const { close } of [maker, other]) await close();
+    await ground.drop();
   });
 });

@@ -1,4 +1,4 @@
-/** What becomes of a computer's row, and of what hangs on it, once nothing of the computer is left. */
+/** What the making of a computer asks of the database, and what becomes of its row once nothing of the computer is left. */
 import type { KyselyPlugin } from 'kysely';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { findComputer, forgetComputer } from '../../src/store/computer/computers.ts';
@@ -18,6 +18,24 @@ async function make(): Promise<string> {
   await server.ask(`POST /api/sandboxes/${id}/preview`, { body: { port: 8000 } });
   return id;
 }
+
+it('is started without a look at the log that was just begun', async () => {
+  const { database } = server.runtime;
+  const { db } = database;
+  const read: string[] = [];
+  database.db = db.withPlugin({
+    transformQuery: ({ node }) => {
+      if (node.kind === 'SelectQueryNode') read.push(JSON.stringify(node.from));
+      return node;
+    },
+    transformResult: ({ result }) => Promise.resolve(result),
+  });
+  const { status, json } = await server.ask('POST /v1/computers', { body: {} });
+  database.db = db;
+  expect([status, json['status']]).toEqual([201, 'running']);
+  expect(read.filter((from) => from.includes('"stream"'))).toEqual([]);
+  expect(read).not.toEqual([]);
+});
 
 it('is forgotten in one statement, and no other with it', async () => {
   const [gone, other] = [await make(), await make()];

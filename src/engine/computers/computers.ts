@@ -20,11 +20,13 @@ import type { Runtime } from '../runtime.ts';
 import { watched, type Watched } from './activity.ts';
 import { createHistory, type History } from './history.ts';
 
-type StartOptions = {
+export type StartOptions = {
   /** The epoch of the runner that wakes its session's computer; it may take over what an older runner had woken. */
   holder?: number;
   /** Whether what is on record as running or under way may be started again here: its node is known to be gone. */
   abandoned?: boolean;
+  /** Whether this node has just made it: what it holds of the log will do, as no intent is appended that an old state decided. */
+  made?: boolean;
 };
 
 export type Started = { computer: Computer; state: ComputerState; files: Woken['files'] | 'running' };
@@ -92,9 +94,9 @@ export function createComputers(runtime: Runtime, stopping?: AbortSignal): Compu
     return current && state.status === 'running' ? handle : undefined;
   }
 
-  async function start(id: string, { holder, abandoned = false }: StartOptions): Promise<Started> {
+  async function start(id: string, { holder, abandoned = false, made }: StartOptions): Promise<Started> {
     if (stopping?.aborted) throw new OverwinterError('unavailable', 'the server is stopping');
-    const state = await log.state(id);
+    const state = await log.state(id, made ? 'held' : undefined);
     const here = liveHandle(state);
     if (here && (holder ?? Infinity) >= state.holder) {
       here.touch();

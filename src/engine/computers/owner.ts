@@ -15,7 +15,7 @@ import { findComputer, IDEMPOTENCY_HEADER } from '../../store/computer/computers
 import { findCreated, type CreateKey } from '../../store/idempotency.ts';
 import { getSnapshot } from '../../store/computer/snapshots.ts';
 import type { Runtime } from '../runtime.ts';
-import type { Computers } from './computers.ts';
+import type { Computers, StartOptions } from './computers.ts';
 import { makeComputer, type Making } from './make.ts';
 
 /** Within the ranges of resource/computer/spec.ts; what is absent is the template's. */
@@ -63,13 +63,18 @@ export async function createComputer(
   });
   if (!made) throw new OverwinterError('contended', 'the computer could not be made; try again');
   if (!made.is_new) return await computers.settled(made.id);
-  return await startFresh(runtime, computers, made.id);
+  return await startFresh(runtime, computers, made.id, { made: true });
 }
 
 /** A start that fails leaves a computer in `error`, which says why. */
-export async function startFresh(runtime: Runtime, computers: Computers, id: string): Promise<ComputerState> {
+export async function startFresh(
+  runtime: Runtime,
+  computers: Computers,
+  id: string,
+  options: StartOptions = {},
+): Promise<ComputerState> {
   try {
-    return (await computers.start(id)).state;
+    return (await computers.start(id, options)).state;
   } catch (error) {
     if (error instanceof OverwinterError) throw error;
     runtime.logger.warn({ err: error, computer: id }, 'a computer did not start');

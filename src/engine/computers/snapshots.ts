@@ -79,7 +79,7 @@ export async function forkComputer(
       left -= 1;
       const made = await makeComputer(runtime, org, making);
       if (!made) throw new OverwinterError('contended', 'a copy could not be made; try again');
-      copies.push(await startFresh(runtime, computers, made.id));
+      copies.push(await startFresh(runtime, computers, made.id, { made: true }));
     }
   };
   const one = (): Promise<void> =>
