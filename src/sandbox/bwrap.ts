@@ -170,9 +170,9 @@ async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
   if (awake?.computer.alive() === true && awake.computer.generation === request.generation) {
     return { computer: awake.computer, reference, files: 'kept' };
   }
-  await quieten(keeper, found);
-  // The directory comes before the slot: a slot without a directory is taken for free at the next start.
-  await mkdir(found.directory, { recursive: true, mode: 0o700 });
+  // The directory comes before the slot: a slot without a directory is taken for free at the next start. And before any process.
+  const is_new = (await mkdir(found.directory, { recursive: true, mode: 0o700 })) !== undefined;
+  if (!is_new || awake) await quieten(keeper, found);
   const identity = await identityOf(keeper, found, request.image);
   const { place, files, disk } = await provide({ keeper, ground, place: found, identity, request });
   const root = await rootOf(keeper, place, request.image);

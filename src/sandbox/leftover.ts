@@ -3,7 +3,7 @@
  * start time and the kernel's boot, because pids are reused.
  */
 
-import { readFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { PlaceRecord } from './place.ts';
 
@@ -13,29 +13,38 @@ const POLL_MS = 2;
 export type ProcessIdentity = NonNullable<PlaceRecord['process']>;
 
 /** Who has this pid now, or null when nobody has. */
-export async function identify(pid: number): Promise<ProcessIdentity | null> {
-  const [stat, boot] = await Promise.all([
-    readFile(`/proc/${pid}/stat`, 'utf8').catch(() => ''),
-    readFile('/proc/sys/kernel/random/boot_id', 'utf8'),
-  ]);
+export function identify(pid: number): ProcessIdentity | null {
+  const stat = readAtOnce(`/proc/${pid}/stat`);
   // The program's name may hold blanks and parentheses; the state follows the last one, the start time 19 later.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   const [state, started] = [fields[0], fields[19]];
   if (started === undefined || state === 'Z' || state === 'X') return null;
-  return { pid, started, boot: boot.trim() };
+  boot ??= readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+  return { pid, started, boot };
+}
+
+let boot: string | undefined;
+
+/** A file of the kernel's, which no disk keeps waiting: what else it takes to read one costs ten times as much. '' = it is not there. */
+export function readAtOnce(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
 }
 
 /** Kills it if it still lives, and waits until it and, being pid 1 of a namespace, all below it are gone. */
 export async function endProcess(recorded: ProcessIdentity): Promise<void> {
-  if (await isAlive(recorded)) kill(recorded.pid);
-  for (let waited_ms = 0; await isAlive(recorded); waited_ms += POLL_MS) {
+  if (isAlive(recorded)) kill(recorded.pid);
+  for (let waited_ms = 0; isAlive(recorded); waited_ms += POLL_MS) {
     if (waited_ms > GONE_MS_MAX) throw new Error(`process ${recorded.pid} does not die`);
     await delay(POLL_MS);
   }
 }
 
-async function isAlive(recorded: ProcessIdentity): Promise<boolean> {
-  const now = await identify(recorded.pid);
+function isAlive(recorded: ProcessIdentity): boolean {
+  const now = identify(recorded.pid);
   return now !== null && now.started === recorded.started && now.boot === recorded.boot;
 }
 

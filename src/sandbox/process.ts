@@ -142,7 +142,7 @@ async function awaken(keeper: Keeper, place: Place, generation: number): Promise
   const channel = openChannel({
     ...{ program, kill },
     held: () => false,
-    memory_kills: async () => null,
+    memory_kills: () => null,
     directory: { outside: control, inside: control },
     translate: (text) => translated(text, place),
     fail: keeper.options.fail,

@@ -73,9 +73,9 @@ describe('the death of the server', () => {
     });
     await until(async () => seen(`${id}/computer.json`, () => `${insideOf(ground, id)}/workspace/file`));
     const pid = pidOf(id);
-    expect(await identify(pid)).not.toBeNull();
+    expect(identify(pid)).not.toBeNull();
     server.kill('SIGKILL');
-    await until(async () => (await identify(pid)) === null);
+    await until(async () => identify(pid) === null);
     const again = await driver.wake(request(id, { from_generation: 1, generation: 2 }));
     expect((await runScript(again.computer, 'cat file')).stdout).toBe('kept\n');
   });
@@ -187,7 +187,7 @@ describe('reports', () => {
           killed = true;
         },
         held: () => false,
-        memory_kills: async () => null,
+        memory_kills: () => null,
         translate: (text) => text,
         fail: () => {},
       });

@@ -88,11 +88,9 @@ export async function awaken(ground: Ground, awakening: Awakening): Promise<Awak
   const means: Means = { control, group: groupOf(control), outward: null };
   let launched: Launched | null = null;
   try {
-    const [cgroup_files = []] = await Promise.all([
-      ground.cgroups?.create(means.group, limits),
-      writeRelay(control),
-    ]);
+    const cgroup_files = ground.cgroups?.create(means.group, limits) ?? [];
     await ground.fail('sandbox.limits_set');
+    await writeRelay(control);
     means.outward = await openOutward(ground, awakening, control);
     launched = await launch(launchOf(ground, awakening, means, cgroup_files));
     await ground.fail('sandbox.spawned');
@@ -176,7 +174,7 @@ async function attach(attachment: Attachment): Promise<Awake> {
     ...{ program, kill },
     held: still.held,
     directory: { outside: means.control, inside: CONTROL_INSIDE },
-    memory_kills: async () => (await ground.cgroups?.memoryKills(means.group)) ?? null,
+    memory_kills: () => ground.cgroups?.memoryKills(means.group) ?? null,
     translate: (text) => text,
     fail: ground.fail,
   });
@@ -231,7 +229,7 @@ function handle(parts: {
 
 async function usageNow({ ground, means, launched }: Attachment, used: Used): Promise<ComputerUsage> {
   const { pid } = launched.process;
-  const counted = (await ground.cgroups?.usage(means.group)) ?? (await usageOf(await processesLike(pid)));
+  const counted = ground.cgroups?.usage(means.group) ?? (await usageOf(await processesLike(pid)));
   return { ...counted, disk_bytes: await used(), uptime_ms: await uptimeOf(pid) };
 }
 

@@ -3,25 +3,25 @@
  * Invariant: a computer's group exists with its limits before anything runs in it, and is gone after its last process.
  */
 
+import { constants, mkdirSync, writeFileSync } from 'node:fs';
 import { access, mkdir, readFile, readdir, rmdir, writeFile } from 'node:fs/promises';
-import { constants } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { join } from 'node:path';
 import type { ComputerLimits, ComputerUsage } from '../../resource/computer/driver.ts';
-import { kill } from '../leftover.ts';
+import { kill, readAtOnce } from '../leftover.ts';
 
 type CgroupLimits = Pick<ComputerLimits, 'memory_bytes' | 'processes_max' | 'cpu_percent'>;
 
 export type Cgroups = {
   version: 'cgroup-v1' | 'cgroup-v2';
   /** Makes the group and sets its limits; returns the files that a process writes its pid to. Idempotent. */
-  create(name: string, limits: CgroupLimits): Promise<string[]>;
+  create(name: string, limits: CgroupLimits): string[];
   /** Removes every group whose name begins so, once its processes are gone. Rejects when one stays busy. */
   remove(prefix: string): Promise<void>;
   /** What the group uses; a field that its controllers do not count is null. */
-  usage(name: string): Promise<CgroupUsage>;
+  usage(name: string): CgroupUsage;
   /** How often the kernel killed something of the group for want of memory; null = not counted. */
-  memoryKills(name: string): Promise<number | null>;
+  memoryKills(name: string): number | null;
   /** Makes all of the group stand still, or go on. Rejects where it cannot; then it goes on. */
   hold(name: string, still: boolean): Promise<void>;
   /** Lets every group whose name begins so go on: a held one of version 1 does not even die. */
@@ -58,10 +58,10 @@ async function openV2(root: string, installation: string): Promise<Cgroups | nul
   }
   return {
     version: 'cgroup-v2',
-    async create(name, limits) {
+    create(name, limits) {
       const group = join(base, name);
-      await mkdir(group, { recursive: true });
-      await setAll(group, limitsOfV2(limits));
+      mkdirSync(group, { recursive: true });
+      setAll(group, limitsOfV2(limits));
       return [join(group, 'cgroup.procs')];
     },
     remove: (prefix) => removeGroups(base, prefix, thawV2),
@@ -71,8 +71,7 @@ async function openV2(root: string, installation: string): Promise<Cgroups | nul
       const group = join(base, name);
       await writeFile(join(group, 'cgroup.freeze'), still ? '1' : '0');
       if (!still) return;
-      const frozen = async (): Promise<boolean> =>
-        (await readKey(join(group, 'cgroup.events'), 'frozen')) === 1;
+      const frozen = (): boolean => readKey(join(group, 'cgroup.events'), 'frozen') === 1;
       await untilHeld(frozen, () => thawV2(group));
     },
     thaw: (prefix) => forEachGroup(base, prefix, thawV2),
@@ -98,13 +97,12 @@ async function openV1(root: string, installation: string): Promise<Cgroups | nul
   const of = (controller: string, name: string): string => join(base(controller), name);
   return {
     version: 'cgroup-v1',
-    async create(name, limits) {
+    create(name, limits) {
       const settings: Record<string, Setting[]> = limitsOfV1(limits);
-      const make = async (controller: string): Promise<void> => {
-        await mkdir(of(controller, name), { recursive: true });
-        await setAll(of(controller, name), settings[controller] ?? []);
-      };
-      await Promise.all(groups.map(make));
+      for (const controller of groups) {
+        mkdirSync(of(controller, name), { recursive: true });
+        setAll(of(controller, name), settings[controller] ?? []);
+      }
       return groups.map((controller) => join(of(controller, name), 'tasks'));
     },
     async remove(prefix) {
@@ -118,16 +116,16 @@ async function openV1(root: string, installation: string): Promise<Cgroups | nul
       const path = join(group, 'freezer.state');
       await writeFile(path, still ? 'FROZEN' : 'THAWED');
       if (!still) return;
-      const frozen = async (): Promise<boolean> => (await readFile(path, 'utf8')).trim() === 'FROZEN';
+      const frozen = (): boolean => readAtOnce(path).trim() === 'FROZEN';
       await untilHeld(frozen, () => thawV1(group));
     },
     thaw: (prefix) => forEachGroup(base('freezer'), prefix, thawV1),
   };
 }
 
-async function untilHeld(frozen: () => Promise<boolean>, thaw: () => Promise<void>): Promise<void> {
+async function untilHeld(frozen: () => boolean, thaw: () => Promise<void>): Promise<void> {
   for (let attempt = 0; attempt < HOLD_ATTEMPTS; attempt += 1) {
-    if (await frozen()) return;
+    if (frozen()) return;
     await delay(HOLD_INTERVAL_MS);
   }
   await thaw();
@@ -142,23 +140,19 @@ async function thawV2(group: string): Promise<void> {
   await writeFile(join(group, 'cgroup.freeze'), '0').catch(() => {});
 }
 
-async function usageOfV2(group: string): Promise<CgroupUsage> {
-  const [microseconds, current, inactive, processes] = await Promise.all([
-    readKey(join(group, 'cpu.stat'), 'usage_usec'),
-    readNumber(join(group, 'memory.current')),
-    readKey(join(group, 'memory.stat'), 'inactive_file'),
-    readNumber(join(group, 'pids.current')),
-  ]);
+function usageOfV2(group: string): CgroupUsage {
+  const microseconds = readKey(join(group, 'cpu.stat'), 'usage_usec');
+  const current = readNumber(join(group, 'memory.current'));
+  const inactive = readKey(join(group, 'memory.stat'), 'inactive_file');
+  const processes = readNumber(join(group, 'pids.current'));
   return { cpu_seconds: scaled(microseconds, 1e-6), memory_bytes: without(current, inactive), processes };
 }
 
-async function usageOfV1(of: (controller: string) => string): Promise<CgroupUsage> {
-  const [nanoseconds, current, inactive, processes] = await Promise.all([
-    readNumber(join(of('cpuacct'), 'cpuacct.usage')),
-    readNumber(join(of('memory'), 'memory.usage_in_bytes')),
-    readKey(join(of('memory'), 'memory.stat'), 'total_inactive_file'),
-    readNumber(join(of('pids'), 'pids.current')),
-  ]);
+function usageOfV1(of: (controller: string) => string): CgroupUsage {
+  const nanoseconds = readNumber(join(of('cpuacct'), 'cpuacct.usage'));
+  const current = readNumber(join(of('memory'), 'memory.usage_in_bytes'));
+  const inactive = readKey(join(of('memory'), 'memory.stat'), 'total_inactive_file');
+  const processes = readNumber(join(of('pids'), 'pids.current'));
   return { cpu_seconds: scaled(nanoseconds, 1e-9), memory_bytes: without(current, inactive), processes };
 }
 
@@ -171,14 +165,14 @@ function scaled(count: number | null, unit: number): number | null {
   return count === null ? null : count * unit;
 }
 
-async function readNumber(path: string): Promise<number | null> {
-  const text = await readFile(path, 'utf8').catch(() => '');
+function readNumber(path: string): number | null {
+  const text = readAtOnce(path);
   return /^\d+$/.test(text.trim()) ? Number(text) : null;
 }
 
 /** A number of a file of lines `key number`. */
-async function readKey(path: string, key: string): Promise<number | null> {
-  const text = await readFile(path, 'utf8').catch(() => '');
+function readKey(path: string, key: string): number | null {
+  const text = readAtOnce(path);
   const line = text.split('\n').find((each) => each.startsWith(`${key} `));
   return line === undefined ? null : Number(line.slice(key.length + 1));
 }
@@ -209,10 +203,13 @@ function limitsOfV1(limits: CgroupLimits): Record<(typeof V1_CONTROLLERS)[number
   };
 }
 
-async function setAll(group: string, settings: Setting[]): Promise<void> {
+function setAll(group: string, settings: Setting[]): void {
   for (const { file, value, optional } of settings) {
-    const written = writeFile(join(group, file), value);
-    await (optional === true ? written.catch(() => {}) : written);
+    try {
+      writeFileSync(join(group, file), value);
+    } catch (error) {
+      if (optional !== true) throw error;
+    }
   }
 }
 

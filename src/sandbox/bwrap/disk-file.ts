@@ -3,10 +3,12 @@
  * but the host's, after which it is repaired before it is mounted.
  */
 
-import { open, readFile, readdir, stat, statfs } from 'node:fs/promises';
+import { readdirSync } from 'node:fs';
+import { open, stat, statfs } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { ComputerLost } from '../../resource/computer/driver.ts';
+import { readAtOnce } from '../leftover.ts';
 import { run, tryRun } from '../run.ts';
 import type { Disk } from './mounts.ts';
 
@@ -36,7 +38,7 @@ const TRIM = '[ -d "$1/$2" ] && exec fstrim "$1"';
  */
 export async function repairDisk(file: string, fail: Fail): Promise<string | null> {
   // A device that goes writes to the last moment.
-  if ((await isClean(file)) || (await isAttached(file)) || (await isClean(file))) return null;
+  if ((await isClean(file)) || deviceOf(file) !== null || (await isClean(file))) return null;
   // Nobody is there to be asked.
   const { code, said } = await tryRun(['e2fsck', '-y', file], { timeout_ms: REPAIR_MS_MAX });
   await fail('sandbox.disk_repaired');
@@ -72,19 +74,22 @@ async function readSuperblock(file: string, at: number): Promise<number> {
 
 /** The kernel lets go of a file some milliseconds after its last user has ended, or when who reads it is done. */
 export async function untilDetached(file: string): Promise<void> {
-  for (let waited_ms = 0; waited_ms < DETACH_MS_MAX && (await isAttached(file)); waited_ms += POLL_MS) {
+  const device = deviceOf(file);
+  if (device === null) return;
+  for (let waited_ms = 0; waited_ms < DETACH_MS_MAX && holds(device, file); waited_ms += POLL_MS) {
     await delay(POLL_MS);
   }
 }
 
+function deviceOf(file: string): string | null {
+  const devices = readdirSync('/sys/block').filter((name) => name.startsWith('loop'));
+  return devices.find((device) => holds(device, file)) ?? null;
+}
+
 /** Only by the end of its path, which is what a namespace that is gone leaves of it. */
-async function isAttached(file: string): Promise<boolean> {
+function holds(device: string, file: string): boolean {
   const end = `/${basename(dirname(file))}/${basename(file)}`;
-  for (const name of (await readdir('/sys/block')).filter((each) => each.startsWith('loop'))) {
-    const backing = await readFile(`/sys/block/${name}/loop/backing_file`, 'utf8').catch(() => '');
-    if (backing.trim().endsWith(end)) return true;
-  }
-  return false;
+  return readAtOnce(`/sys/block/${device}/loop/backing_file`).trim().endsWith(end);
 }
 
 /** What is in use on the disk that this process has mounted; null when the process is gone. */

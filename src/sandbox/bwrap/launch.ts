@@ -115,7 +115,7 @@ export async function launch(request: Launch): Promise<Launched> {
   const complaint = collect(program, 2);
   const timer = setTimeout(program.kill, INFO_MS_MAX);
   try {
-    const process = await identify(await childPid(program, complaint));
+    const process = identify(await childPid(program, complaint));
     if (process === null) throw new ComputerLost('the sandbox ended while it started');
     return { program, complaint, process };
   } finally {

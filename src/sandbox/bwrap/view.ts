@@ -5,7 +5,7 @@
  */
 
 import { existsSync, statSync } from 'node:fs';
-import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EGRESS_PORT } from '../channel/relay.ts';
 import { seccompProgram } from './seccomp.ts';
@@ -119,7 +119,7 @@ const copied = new Map<string, number>();
 export async function freshen({ etc_dir }: Pick<Fixtures, 'etc_dir'>): Promise<void> {
   for (const name of ETC_OF_HOST.files) {
     const path = join(etc_dir, name);
-    const { mtimeMs } = (await stat(`/etc/${name}`).catch(() => null)) ?? {};
+    const { mtimeMs } = statSync(`/etc/${name}`, { throwIfNoEntry: false }) ?? {};
     if (mtimeMs === undefined || copied.get(path) === mtimeMs) continue;
     // At once, so that no two do it.
     copied.set(path, mtimeMs);

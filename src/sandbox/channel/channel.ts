@@ -43,7 +43,7 @@ export type Inside = {
   /** Whether it is made to stand still, so that it cannot obey. */
   held: () => boolean;
   /** How often the kernel killed something of the computer for want of memory; null = nobody counts. */
-  memory_kills: () => Promise<number | null>;
+  memory_kills: () => number | null;
   /** How this driver names a path or a text of the script; the identity where the inside has its own root. */
   translate: (text: string) => string;
   fail: (failpoint: string) => void | Promise<void>;
@@ -138,7 +138,7 @@ async function perform(performance: Performance): Promise<Exit> {
     await writeScript(inside.directory, name, inside.translate(spec.script));
     const exit = await startAndWait(performance, { own, name, ending }, started.promise, settled.promise);
     void removeFiles(inside.directory, name);
-    return await withMemoryKills(exit, await kills_before, inside);
+    return withMemoryKills(exit, kills_before, inside);
   } finally {
     ending.stop();
   }
@@ -174,9 +174,9 @@ function prologueOf({ translate }: Inside, { cwd = WORKSPACE, env = {} }: ExecSp
   return { cwd: translate(cwd.replaceAll('\0', '')), env: Object.fromEntries(translated) };
 }
 
-async function withMemoryKills(exit: Exit, before: number | null, inside: Inside): Promise<Exit> {
+function withMemoryKills(exit: Exit, before: number | null, inside: Inside): Exit {
   if (before === null) return exit;
-  const after = await inside.memory_kills();
+  const after = inside.memory_kills();
   return after !== null && after > before ? { ...exit, out_of_memory: true } : exit;
 }
 

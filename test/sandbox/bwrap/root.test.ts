@@ -122,7 +122,7 @@ describe.runIf(as_root && has_groups && has_packages)('a computer with a root us
       JSON.parse(readFileSync(join(folder, id, 'computer.json'), 'utf8')) as { process: { pid: number } }
     ).process;
     server.kill('SIGKILL');
-    await until(async () => (await identify(pid)) === null);
+    await until(async () => identify(pid) === null);
     expect(readdirSync(join(folder, id, 'merged'))).toEqual([]);
     expect((await runScript(await wake(id, 2), 'cat /etc/kept')).stdout).toBe('kept\n');
     await driver.destroy(id, null);
