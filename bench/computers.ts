@@ -25,6 +25,8 @@ const HOGS = {
   'a full disk': 'while :; do head -c 4G /dev/zero >full; done 2>/dev/null',
 };
 const NEIGHBOUR_GOAL = 1.1;
+/** A command that computes, for some tenths of a second. */
+const WORK = 'for ((i = 0; i < 100000; i++)); do :; done';
 
 /** As one would write it by hand: namespaces, no seccomp, no limits, a shell that reads commands. */
 const BARE = [
@@ -110,33 +112,42 @@ async function measureMemory(): Promise<void> {
 async function measureNeighbours(): Promise<void> {
   const id = await create();
   for (const [name, script] of Object.entries(HOGS)) {
-    const rounds: { alone: number; beside: number }[] = [];
+    const rounds: { alone: Took; beside: Took }[] = [];
     for (let round = 0; round < (short ? 1 : 5); round += 1) {
-      const before = await execMedian(id);
+      const before = await measureCommands(id);
       const hog = await create();
       const hogging = exec(hog, script, 300).catch(() => undefined);
-      const beside = await execMedian(id);
+      const beside = await measureCommands(id);
       await call(node, `DELETE /v1/computers/${hog}`);
       await hogging;
-      rounds.push({ alone: mean([before, await execMedian(id)]), beside });
+      const after = await measureCommands(id);
+      const alone = { quick: mean([before.quick, after.quick]), work: mean([before.work, after.work]) };
+      rounds.push({ alone, beside });
     }
-    const ratio = median(rounds.map(({ alone, beside }) => beside / alone));
-    const ms = median(rounds.map(({ beside }) => beside));
+    const ratio = (of: keyof Took): string =>
+      median(rounds.map(({ alone, beside }) => beside[of] / alone[of])).toFixed(2);
     console.log(
-      `beside ${name}: ${ms.toFixed(1)} ms, ratio ${ratio.toFixed(2)} of alone; goal at most ${NEIGHBOUR_GOAL}`,
+      `beside ${name}: a quick command ${ratio('quick')} of alone, one of work ${ratio('work')}; goal at most ${NEIGHBOUR_GOAL}`,
     );
   }
   await call(node, `DELETE /v1/computers/${id}`);
 }
 
-async function execMedian(id: string): Promise<number> {
-  const took: number[] = [];
-  for (let index = 0; index < (short ? 20 : 60); index += 1) {
-    const began = performance.now();
-    await exec(id, 'echo pong');
-    took.push(performance.now() - began);
-  }
-  return median(took);
+/** Medians in milliseconds: of a command that only starts and ends, and of one that computes. */
+type Took = { quick: number; work: number };
+
+async function measureCommands(id: string): Promise<Took> {
+  const quick: number[] = [];
+  const work: number[] = [];
+  for (let index = 0; index < (short ? 20 : 60); index += 1) quick.push(await timed(id, 'echo pong'));
+  for (let index = 0; index < (short ? 3 : 10); index += 1) work.push(await timed(id, WORK));
+  return { quick: median(quick), work: median(work) };
+}
+
+async function timed(id: string, command: string): Promise<number> {
+  const began = performance.now();
+  await exec(id, command);
+  return performance.now() - began;
 }
 
 async function compare(

@@ -37,6 +37,10 @@ const V2_CONTROLLERS = ['memory', 'pids', 'cpu'];
 const HOLD_ATTEMPTS = 500;
 const HOLD_INTERVAL_MS = 2;
 const CPU_PERIOD_US = 100_000;
+/** Where all want the processor at once, computers together have this part of what another group has: the server's turns go first. */
+const YIELDING = 0.1;
+const V1_SHARES = 1024;
+const V2_WEIGHT = 100;
 const REMOVE_ATTEMPTS = 100;
 const REMOVE_INTERVAL_MS = 10;
 
@@ -53,6 +57,7 @@ async function openV2(root: string, installation: string): Promise<Cgroups | nul
   try {
     await mkdir(base, { recursive: true });
     for (const group of [root, parent, base]) await enable(group);
+    writeFileSync(join(parent, 'cpu.weight'), String(YIELDING * V2_WEIGHT));
   } catch {
     return null;
   }
@@ -94,6 +99,8 @@ async function openV1(root: string, installation: string): Promise<Cgroups | nul
     if (await open(controller)) groups.push(controller);
   }
   if (!V1_CONTROLLERS.every((controller) => groups.includes(controller))) return null;
+  const shares = String(Math.round(YIELDING * V1_SHARES));
+  writeFileSync(join(root, 'cpu', 'overwinter', 'cpu.shares'), shares);
   const of = (controller: string, name: string): string => join(base(controller), name);
   return {
     version: 'cgroup-v1',

@@ -23,6 +23,7 @@ test('version 2: controllers are switched on down to the group, and its limits a
   expect(await readFile(join(root, 'overwinter/one/cgroup.subtree_control'), 'utf8')).toBe(
     '+memory +pids +cpu',
   );
+  expect(await readFile(join(root, 'overwinter/cpu.weight'), 'utf8')).toBe('10');
   const group = join(root, 'overwinter/one/cmp_1.x');
   expect(cgroups?.create('cmp_1.x', LIMITS)).toEqual([join(group, 'cgroup.procs')]);
   const read = (name: string): Promise<string> => readFile(join(group, name), 'utf8');
@@ -46,6 +47,7 @@ test('version 1: each controller has the group', async () => {
     ['memory', 'pids', 'cpu'].map((controller) => join(root, controller, 'overwinter/one/cmp_1.x/tasks')),
   );
   expect(await readFile(join(root, 'cpu/overwinter/one/cmp_1.x/cpu.cfs_quota_us'), 'utf8')).toBe('150000');
+  expect(await readFile(join(root, 'cpu/overwinter/cpu.shares'), 'utf8')).toBe('102');
 });
 
 test('a host without control groups has none', async () => {
