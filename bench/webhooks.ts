@@ -218,7 +218,7 @@ async function startSending(bench: Bench, per_second_max = UNLIMITED): Promise<D
       settings: {
         ...{ lease_ttl_ms: 10_000, poll_ms: 20, turns_at_once_max: 1, drain_ms: 0 },
         ...{ command_timeout_ms: 0, output_bytes_max: 0 },
-        computers: { exec_output_bytes_max: 1, processes_max: 1 },
+        computers: { exec_output_bytes_max: 1, processes_max: 1, org_max: 1 },
         deployments: { bundle_bytes_max: 1_048_576 },
         session_computer: {
           ...{ vcpus: 1, ram_mb: 1, disk_size_mb: 1, processes_max: 1, image: '', base_image: null },

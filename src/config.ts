@@ -201,6 +201,11 @@ export const SETTINGS = {
     "how much of a command's output the Computers API answers with, each of stdout and stderr",
     'MiB',
   ),
+  OVERWINTER_COMPUTERS_PER_ORG: setting(
+    integer(1, 1_000_000),
+    '1000',
+    'computers of one org, stopped ones too; those of sessions do not count',
+  ),
   OVERWINTER_BUNDLE_MB: setting(
     integer(1, 4096),
     '100',

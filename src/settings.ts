@@ -58,6 +58,7 @@ export function settingsOf(config: Config): Settings {
     computers: {
       exec_output_bytes_max: config.OVERWINTER_EXEC_OUTPUT_MB * MIB,
       processes_max: config.OVERWINTER_COMPUTER_PROCESSES,
+      org_max: config.OVERWINTER_COMPUTERS_PER_ORG,
     },
     deployments: { bundle_bytes_max: config.OVERWINTER_BUNDLE_MB * MIB },
   };

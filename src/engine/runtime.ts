@@ -70,6 +70,8 @@ export type Settings = {
     /** Of one command's output, for each of the two streams; what is over is dropped and said. */
     exec_output_bytes_max: number;
     processes_max: number;
+    /** Of one org, but those of sessions. */
+    org_max: number;
   };
   deployments: {
     /** Of one upload. */

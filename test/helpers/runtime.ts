@@ -139,7 +139,7 @@ const SETTINGS: Runtime['settings'] = {
     ...{ vcpus: 1, ram_mb: 512, disk_size_mb: 512, processes_max: 64, image: 'scratch', base_image: null },
     ...{ template_id: 'scratch', template_version: '1', network_policy: { mode: 'off' } },
   },
-  computers: { exec_output_bytes_max: 2 ** 20, processes_max: 64 },
+  computers: { exec_output_bytes_max: 2 ** 20, processes_max: 64, org_max: 1000 },
   deployments: { bundle_bytes_max: 8 * 1024 * 1024 },
 };
 

@@ -1,6 +1,7 @@
 /** Making a computer: a name that is free in its org, and the first event of its log. It has no files and no processes yet. */
 import type { DriverName } from '../../resource/computer/driver.ts';
 import type { ComputerState } from '../../resource/computer/life.ts';
+import { OverwinterError } from '../../resource/error.ts';
 import { nameOf } from '../../resource/computer/names.ts';
 import type { ComputerSpec } from '../../resource/computer/spec.ts';
 import { createComputer, findComputer, freeNames, type NewComputer } from '../../store/computer/computers.ts';
@@ -32,7 +33,7 @@ const DRAWS_MAX = 20;
 
 /**
  * The new computer, or the one that an earlier create with the same key made; null when the session's runner does not hold it any more.
- * @throws OverwinterError `idempotency_conflict`
+ * @throws OverwinterError `idempotency_conflict`; `conflict` when the org has as many as it may
  */
 export async function makeComputer(
   runtime: Runtime,
@@ -41,6 +42,7 @@ export async function makeComputer(
 ): Promise<(ComputerState & { is_new: boolean }) | null> {
   const { spec, driver, session = null, create_key = null, from_snapshot = null, known } = making;
   const { db } = runtime.database;
+  const { org_max } = runtime.settings.computers;
   for (let draw = 0; draw < DRAWS_MAX; draw += 1) {
     const id = known?.id ?? runtime.newId('computer');
     const name = await freeName(runtime, org, making.named_after);
@@ -57,6 +59,7 @@ export async function makeComputer(
       ...{ id, org, name, template_id: spec.template_id, session, create_key },
       drafts: [{ type: 'computer.created', body }],
       keeping: making.keeping ?? KEPT_PLAINLY,
+      org_max: session ? null : org_max,
       sealed_env: sealEnv(runtime, org, id, making.env),
     };
     const result = await createComputer(runtime.database, computer, runtime.now());
@@ -71,6 +74,11 @@ export async function makeComputer(
       }
       case 'not':
         if (result.because === 'not_held') return null;
+        if (result.because === 'too_many')
+          throw new OverwinterError(
+            'conflict',
+            `the org has ${org_max} computers, as many as it may have here: delete one first`,
+          );
         break;
       default:
         result satisfies never;

@@ -28,6 +28,8 @@ export type NewComputer = {
   create_key: CreateKey | null;
   drafts: ComputerDraft[];
   keeping: Keeping;
+  /** So many of its org may be there, but those of sessions; two that are made at the same moment may both be the last. null = any number. */
+  org_max: number | null;
   /** Its environment, sealed for its row (keeping.ts); null = none. */
   sealed_env: string | null;
 };
@@ -36,22 +38,28 @@ export type CreatedComputer =
   | { made: 'new'; state: ComputerState; rows: NewRow[] }
   /** The key was used before, with the same body. */
   | { made: 'before'; id: string }
-  | { made: 'not'; because: 'name_taken' | 'not_held' };
+  | { made: 'not'; because: 'name_taken' | 'not_held' | 'too_many' };
 
 const CREATE: Statement = {
   name: 'create_computer',
   text: `
 with holder as (
   select id from stream where id = $31 and epoch = $32::bigint for share
+), room as (
+  select where (
+    select count(*) from (
+      select from computer where org = $22 and deleted_at is null and session_id is null limit $39::int) c) < $39::int
 ), idem as (
   insert into idempotency (org, route, key, body_sha256, resource)
-  select $22, 'computers', $29, decode($30, 'hex'), $21 where $29::text is not null
+  select $22, 'computers', $29, decode($30, 'hex'), $21
+  where $29::text is not null and ($39::int is null or exists (select from room))
   on conflict do nothing returning key
 ), st as (
   insert into stream (id, org, kind, head, hash, last_ts, status, state, state_seq, prefers_node)
   select $21, $22, 'computer', $23::bigint, decode($24, 'hex'), to_timestamp($25::float8 / 1000), $26, $27::json,
     $23::bigint, $34
   where ($29::text is null or exists (select from idem)) and ($31::text is null or exists (select from holder))
+    and ($39::int is null or exists (select from room))
   returning id
 ), made as (
   insert into computer (
@@ -84,6 +92,7 @@ export async function createComputer(
       ...[create_key?.key ?? null, create_key?.body_sha256.toString('hex') ?? null],
       ...[session?.id ?? null, session?.epoch ?? null, computer.template_id, state.machine],
       ...[computer.keeping.idle_timeout_s, metadataOf(computer), digestOf(computer), computer.sealed_env],
+      computer.org_max,
     ]);
     if (inserted[0]) return { made: 'new', state, rows };
   } catch (error) {
@@ -94,7 +103,8 @@ export async function createComputer(
     };
   }
   const earlier = create_key && (await findCreated(database.db, org, create_key, IDEMPOTENCY_HEADER));
-  return earlier ? { made: 'before', id: earlier } : { made: 'not', because: 'not_held' };
+  if (earlier) return { made: 'before', id: earlier };
+  return { made: 'not', because: session ? 'not_held' : 'too_many' };
 }
 
 function metadataOf({ keeping: { metadata } }: NewComputer): string | null {
