@@ -7,15 +7,15 @@
 import { chmod, mkdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ComputerLost, Unsupported } from '../resource/computer/driver.ts';
-import type { Capabilities, Driver, Egress, WakeRequest, Woken } from '../resource/computer/driver.ts';
+import type { Capabilities, Driver, Egress, WakeRequest, Woken, Fail } from '../resource/computer/driver.ts';
 import { archive, unarchive } from './bwrap/archive.ts';
 import type { Confined } from './bwrap/archive.ts';
 import { awaken } from './bwrap/awake.ts';
 import type { Awake, Ground, Log } from './bwrap/awake.ts';
 import { BLOCK_UIDS } from './bwrap/block.ts';
 import { openCgroups } from './bwrap/cgroup.ts';
-import { repairDisk, untilDetached } from './bwrap/disk-file.ts';
-import { openDisks } from './bwrap/disks.ts';
+import { repairDisk, untilDetached } from './bwrap/disk.ts';
+import { openDisks } from './bwrap/disk-templates.ts';
 import { imageDirectory, listImages } from './bwrap/images.ts';
 import type { Identity } from './bwrap/launch.ts';
 import { endProcess } from './leftover.ts';
@@ -38,7 +38,7 @@ export type BwrapOptions = {
   installation: string;
   /** Host uids from base + 65536 up are the computers', when the server is root. */
   uid_base: number;
-  fail: (failpoint: string) => void | Promise<void>;
+  fail: Fail;
   log: Log;
   /** The way out of computers; null = none has one. */
   egress: Egress | null;
@@ -58,6 +58,8 @@ type Keeper = {
   installation_dir: string;
   slots: UidSlots | null;
   live: Map<string, Awake>;
+  /** Copies that are being made behind the wakes. */
+  stocking: Set<Promise<void>>;
   ground: () => Promise<Ground>;
 };
 
@@ -84,6 +86,7 @@ export function bwrapDriver(options: BwrapOptions): Driver {
       closed = true;
       await serial.idle();
       await Promise.all([...keeper.live.values()].map(({ computer }) => computer.hibernate()));
+      await Promise.all(keeper.stocking);
     },
   };
   return driver;
@@ -99,6 +102,7 @@ function keeperOf(options: BwrapOptions): Keeper {
     installation_dir: join(computers_dir, installation),
     slots: as_root ? uidSlots(join(computers_dir, '.uids'), uid_base) : null,
     live: new Map(),
+    stocking: new Set(),
     ground() {
       ground ??= prepare(keeper);
       ground.catch(() => (ground = undefined));
@@ -188,8 +192,12 @@ async function wake(keeper: Keeper, request: WakeRequest): Promise<Woken> {
 }
 
 /** Behind the wake, which it would slow. */
-function stockDisk({ options }: Keeper, { disks }: Ground, bytes: number): void {
-  void disks?.stock(bytes).catch((error: unknown) => options.log.debug({ error }, 'no disk lies ready'));
+function stockDisk({ options, stocking }: Keeper, { disks }: Ground, bytes: number): void {
+  if (disks === null) return;
+  const failed = (error: unknown): void => options.log.debug({ error }, 'no disk lies ready');
+  const stocked = disks.stock(bytes).catch(failed);
+  stocking.add(stocked);
+  void stocked.then(() => stocking.delete(stocked));
 }
 
 async function expectSupported(keeper: Keeper, ground: Ground, request: WakeRequest): Promise<void> {

@@ -1,7 +1,11 @@
 # The launcher's own program (launcher.ts), in Perl, which every Debian has. A request is a line of fields in hex. `start` is answered by
 # `started PID` and `ended STATUS`, or by `refused` with what went wrong; `pipes` by `made`, with what went wrong; `kill` by nothing. The
-# numbers are those of pidfd_open and clone3, the same on every architecture, and of F_DUPFD_CLOEXEC: a program's descriptors are gathered above
-# those that it asks for, and put in their places at last. `prepare.pl` stands before it.
+# numbers are those of pidfd_open and clone3, the same on every architecture, and of F_DUPFD_CLOEXEC: a program's descriptors are gathered
+# above those that it asks for, and put in their places at last. Its arguments are the name of the door, and those of `prepare.pl`, which
+# stands before it.
+use strict;
+use Fcntl;
+use POSIX ();
 use Socket;
 my ($pidfd_open, $clone3, $dupfd_cloexec, $above) = (434, 435, 1030, 64);
 my ($CLONE_INTO_CGROUP, $SIGCHLD) = (0x200000000, 17);
@@ -39,9 +43,18 @@ sub launch {
   return report('refused', $id, "no process: $!") unless defined $pid;
   become($id, $cwd, \@given, \@groups, @rest) unless $pid;
   my $life = syscall($pidfd_open, $pid, 0);
-  die "pidfd_open: $!: Linux 5.3 or later is needed\n" if $life < 0;
+  return unwatched($id, $pid) if $life < 0;
   $lives{$life} = $id;
   $pids{$id} = $pid;
+}
+
+# Nobody would learn of its end.
+sub unwatched {
+  my ($id, $pid) = @_;
+  my $why = $!{ENOSYS} ? 'Linux 5.3 or later is needed' : "$!";
+  kill KILL => $pid;
+  waitpid $pid, 0;
+  report('refused', $id, "pidfd_open: $why");
 }
 
 sub reap {

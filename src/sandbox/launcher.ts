@@ -20,7 +20,7 @@ type End = { code: number | null; signal: number | null };
 
 export type StartOptions = {
   cwd?: string;
-  /** Files of control groups that take its pid before it begins. */
+  /** The `cgroup.procs` or `tasks` of control groups that have it before it begins. */
   join?: string[];
   /** Done in its process, in this order, once it is in its groups. A step that fails ends it with 125. */
   prepare?: Step[];
@@ -63,6 +63,8 @@ const PERL = '/usr/bin/perl';
 const PROGRAM = ['prepare.pl', 'launcher.pl']
   .map((name) => readFileSync(new URL(name, import.meta.url), 'utf8'))
   .join('\n');
+/** For `prepare.pl`; null = it cannot prepare anything here. */
+const CALLS = callNumbers(process.arch);
 const ENVIRONMENT = {
   PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
   LC_ALL: 'C.UTF-8',
@@ -90,6 +92,7 @@ export async function start(
   descriptors: Descriptor[],
   { cwd = '/', join = [], prepare = [], answer_ms_max = ANSWER_MS_MAX }: StartOptions = {},
 ): Promise<Program> {
+  if (prepare.length > 0 && CALLS === null) throw new Error(`no system calls are known for ${process.arch}`);
   const launcher = await open();
   const id = randomBytes(ID_BYTES).toString('hex');
   const exited = Promise.withResolvers<End>();
@@ -209,7 +212,7 @@ async function launch(): Promise<Launcher> {
   const unheard = new Set<Socket>();
   const door = createServer({ allowHalfOpen: true }, (socket) => receive(socket, pending, unheard));
   await new Promise<void>((resolve, reject) => door.once('error', reject).listen(`\0${name}`, resolve));
-  const child = spawn(PERL, ['-e', PROGRAM, name, ...callNumbers(process.arch)], {
+  const child = spawn(PERL, ['-e', PROGRAM, name, ...(CALLS ?? [])], {
     ...{ cwd: '/', env: ENVIRONMENT, detached: true },
     stdio: ['pipe', 'pipe', 'inherit'],
   });

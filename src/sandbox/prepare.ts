@@ -9,18 +9,16 @@ export type Step = string[];
 /** Numbers of the generic Linux ABI (asm-generic/resource.h). */
 const RESOURCES = { fsize: 1, data: 2, core: 4, nofile: 7 };
 
-/** What system calls are called by, in the order in which the launcher is told. */
-const CALLS = ['prlimit64', 'unshare', 'mount', 'setgroups', 'prctl'] as const;
-const NUMBERS: Record<string, Record<(typeof CALLS)[number], number>> = {
+/** How the kernel calls them. */
+const NUMBERS: Record<string, Record<string, number>> = {
   x64: { prlimit64: 302, unshare: 272, mount: 165, setgroups: 116, prctl: 157 },
   arm64: { prlimit64: 261, unshare: 97, mount: 40, setgroups: 159, prctl: 167 },
 };
 
-/** The launcher's arguments. @throws Error on other architectures. */
-export function callNumbers(architecture: string): string[] {
+/** What the launcher is told, as `name=number`; null = unknown on this architecture. */
+export function callNumbers(architecture: string): string[] | null {
   const numbers = NUMBERS[architecture];
-  if (!numbers) throw new Error(`no system calls are known for ${architecture}`);
-  return CALLS.map((name) => String(numbers[name]));
+  return numbers ? Object.entries(numbers).map(([name, number]) => `${name}=${number}`) : null;
 }
 
 export function limitTo(resource: keyof typeof RESOURCES, value: number): Step {

@@ -13,9 +13,9 @@ import { join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { constants, createZstdCompress, createZstdDecompress } from 'node:zlib';
-import type { Computer, Driver, WakeRequest, Woken } from '../resource/computer/driver.ts';
+import type { Computer, Driver, WakeRequest, Woken, Fail } from '../resource/computer/driver.ts';
 import { openChannel } from './channel/channel.ts';
-import { loopScript } from './channel/loop.ts';
+import { loopCommand } from './channel/loop.ts';
 import { writeRelay } from './channel/relay.ts';
 import { uptimeOf, usageOf } from './members.ts';
 import {
@@ -36,7 +36,7 @@ export type ProcessOptions = {
   computers_dir: string;
   /** One folder below `computers_dir`. */
   installation: string;
-  fail: (failpoint: string) => void | Promise<void>;
+  fail: Fail;
 };
 
 type Keeper = { options: ProcessOptions; installation_dir: string; live: Map<string, Awake> };
@@ -131,8 +131,8 @@ async function awaken(keeper: Keeper, place: Place, generation: number): Promise
   await writeRecord(place, { generation, process: null });
   await keeper.options.fail('sandbox.recorded');
   await writeRelay(control);
-  const loop = loopScript({ directory: control, processes_max: null, before: null });
-  const command = ['env', ...environment(place, control), 'bash', '-c', loop];
+  const loop = loopCommand({ directory: control, processes_max: null, before: null });
+  const command = ['env', ...environment(place, control), ...loop];
   const program = await start(command, ['pipe', 'pipe', 'ignore']);
   let ending = false;
   const kill = (): void => {

@@ -97,6 +97,19 @@ export function driverConformance(subject: DriverSubject): void {
         ).toBe(env.ODD);
       });
 
+      test("passes variables that a shell has for itself, and such as the driver's own scripts could have", async () => {
+        const env = {
+          UID: '5',
+          SHELLOPTS: 'errexit',
+          dir: '/x',
+          name: 'y',
+          each: 'z',
+          LONG: 'long '.repeat(20_000),
+        };
+        const script = "printenv UID dir name each; printenv LONG | wc -c; false; echo 'not reached'";
+        expect(await run(script, { env })).toMatchObject({ exit_code: 1, stdout: '5\n/x\ny\nz\n100001\n' });
+      });
+
       test('feeds standard input, and ends it', async () => {
         const stdin = Buffer.alloc(3_000_000, 'line\n');
         expect((await run('wc -c', { stdin })).stdout.trim()).toBe('3000000');
@@ -232,6 +245,17 @@ export function driverConformance(subject: DriverSubject): void {
         await until(async () => !computer.alive());
         const again = await wakeNew({ id, from_generation: 1, generation: 2 });
         expect((await runScript(again.computer, 'cat file')).stdout).toBe('kept\n');
+      });
+
+      test('files that its agent has for its own shells do not touch what wakes it', async () => {
+        const { computer, id } = await wakeNew();
+        await runScript(
+          computer,
+          'echo "echo spoilt; exit 3" | tee ~/.bashrc ~/.profile ~/.bash_profile >~/.bash_login',
+        );
+        await computer.hibernate();
+        const again = await wakeNew({ id, from_generation: 1, generation: 2 });
+        expect((await runScript(again.computer, 'echo fine')).stdout).toBe('fine\n');
       });
 
       test('a second wake of the same generation is the same computer', async () => {

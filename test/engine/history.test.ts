@@ -26,6 +26,8 @@ describe.each(GROUNDS)('the history of commands on %s', (kind) => {
   let given_up: string[];
   /** Writes wait for it. */
   let door: Promise<void>;
+  /** So many writes more fail, as where the database does not answer. */
+  let failing: number;
 
   beforeAll(async () => {
     ({ runtime, close } = await testRuntime({}, kind));
@@ -36,16 +38,20 @@ describe.each(GROUNDS)('the history of commands on %s', (kind) => {
   afterAll(() => close());
 
   beforeEach(() => {
-    [writes, given_up, door] = [[], [], Promise.resolve()];
+    [writes, given_up, door, failing] = [[], [], Promise.resolve(), 0];
     const database: Runtime['database'] = {
       ...runtime.database,
       run: async (statement, values) => {
         writes.push(values[0] as string[]);
         await door;
+        failing -= 1;
+        if (failing >= 0) throw new Error('the database does not answer');
         return await runtime.database.run(statement, values);
       },
     };
-    const warn = (fields: object): void => void given_up.push((fields as { command: string }).command);
+    const warn = (fields: object): void => {
+      if ('command' in fields) given_up.push(fields.command as string);
+    };
     history = createHistory({ database, logger: { ...runtime.logger, warn } });
   });
   afterEach(async () => {
@@ -114,10 +120,25 @@ describe.each(GROUNDS)('the history of commands on %s', (kind) => {
     expect(writes.map(({ length }) => length)).toEqual([300]);
     const { opened, open } = gate();
     door = opened;
-    numbered(10_005).forEach(begin);
+    const ends = numbered(10_005).map(begin);
     expect(given_up).toEqual(['cmd_10000', 'cmd_10001', 'cmd_10002', 'cmd_10003', 'cmd_10004']);
+    // An end is not: nothing else would end the command.
+    ends.at(-1)!(ENDED);
     open();
-    expect((await listed()).length).toBe(10_000);
+    expect((await listed()).length).toBe(10_001);
+    expect(await read('cmd_10004')).toMatchObject(ENDED);
+  });
+
+  it('keeps what it has while the database does not answer, and asks it no more often for that', async () => {
+    failing = 2;
+    const end = begin('cmd_1');
+    run('cmd_2');
+    await history.close();
+    end(ENDED);
+    await eventually(() => read('cmd_1'));
+    expect(await read('cmd_1')).toMatchObject(ENDED);
+    expect(await read('cmd_2')).toMatchObject(ENDED);
+    expect([writes.length, given_up]).toEqual([3, []]);
   });
 
   it('is whole after the close', async () => {

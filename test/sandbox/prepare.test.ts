@@ -31,9 +31,10 @@ describe('a step', () => {
     expect(ended).toEqual({ code: 125, said: 'limit 99: Invalid argument\n' });
   });
 
-  it('is known for the architectures that have a seccomp list', () => {
-    expect(callNumbers('arm64')).toHaveLength(callNumbers('x64').length);
-    expect(() => callNumbers('mips')).toThrow('mips');
+  it('is called by the numbers of its architecture', () => {
+    expect(callNumbers('x64')?.join(' ')).toBe('prlimit64=302 unshare=272 mount=165 setgroups=116 prctl=157');
+    expect(callNumbers('arm64')?.join(' ')).toBe('prlimit64=261 unshare=97 mount=40 setgroups=159 prctl=167');
+    expect(callNumbers('mips')).toBeNull();
   });
 });
 
@@ -82,9 +83,12 @@ describe.runIf(is_root)('a control group of version 2', () => {
 
   it.runIf(mounted)('has the program from its beginning', async () => {
     mkdirSync(group);
-    const join_files = [join(group, 'cgroup.procs')];
-    const { said } = await output('grep ^0:: /proc/self/cgroup', { join: join_files });
-    expect(said).toMatch(new RegExp(`^0::.*/overwinter-test-${process.pid}\n$`));
+    const procs = join(group, 'cgroup.procs');
+    // What is written goes nowhere: the program does not get there by itself.
+    execFileSync('mount', ['--bind', '/dev/null', procs]);
+    const born = await output('grep ^0:: /proc/self/cgroup', { join: [procs] });
+    execFileSync('umount', [procs]);
+    expect(born.said).toMatch(new RegExp(`^0::.*/overwinter-test-${process.pid}\n$`));
     rmdirSync(group);
   });
 

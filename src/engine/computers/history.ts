@@ -1,8 +1,8 @@
 /**
  * The history of commands, written behind them: no command waits for its note, and no reader on this node misses one that has begun or
  * ended. Notes are gathered for a moment and written in one statement: on the embedded database a commit syncs the disk while everything
- * else stands still, and a quick command would cost two. A note that cannot be written is given up, and said in the log; a server that
- * is killed loses those of the last moment.
+ * else stands still, and a quick command would cost two. A note that the database refuses is given up, and said in the log; a
+ * server that is killed loses those of the last moment.
  */
 import {
   getCommand,
@@ -26,12 +26,14 @@ export type History = {
   close: () => Promise<void>;
 };
 
-/** So long a note waits for others. */
+/** So long a note waits for others, and for the next try where the database did not answer. */
 const GATHER_MS = 50;
 /** So many wait for no more. */
 const BATCH = 256;
-/** While the database does not answer; what comes then is given up. */
+/** While so many wait for the database, beginnings are given up. Ends are no more than the commands that ran. */
 const WAITING_MAX = 10_000;
+/** Classes of SQLSTATE that are about what a statement says: data exception, integrity constraint violation. */
+const ABOUT_DATA = /^2[23]/;
 
 const RUNNING: End = {
   ...{ status: 'running', ended_at: null, exit_code: null },
@@ -44,39 +46,54 @@ export function createHistory({ database, logger }: Pick<Runtime, 'database' | '
   let timer: NodeJS.Timeout | undefined;
   let latest = Promise.resolve();
   /** Has not begun, and will take all that waits by then. */
-  let next: Promise<void> | undefined;
+  let next: Promise<void> | null = null;
 
   function note(command: CommandNote): void {
-    const { id } = command;
-    if (waiting.size >= WAITING_MAX && !waiting.has(id))
+    const { id, ended_at } = command;
+    if (ended_at === null && waiting.size >= WAITING_MAX)
       return giveUp(id, new Error('too many notes wait for the database'));
     waiting.set(id, command);
     if (waiting.size >= BATCH) void writeAll();
+    else schedule();
+  }
+
+  function schedule(): void {
     timer ??= setTimeout(() => void writeAll(), GATHER_MS).unref();
   }
 
   /** One write at a time: a slow database gets fewer that are larger, and no end comes before its beginning. */
   function writeAll(): Promise<void> {
-    next ??= latest = latest.then(async () => {
-      next = undefined;
+    if (next) return next;
+    latest = latest.then(async () => {
+      next = null;
       clearTimeout(timer);
       timer = undefined;
       const notes = [...waiting.values()];
       waiting.clear();
       if (notes.length > 0) await write(notes);
     });
+    next = latest;
     return next;
   }
 
-  /** One bad note must not take the others with it: what fails is written by halves. */
   async function write(notes: CommandNote[]): Promise<void> {
     try {
       await noteCommands(database, notes);
     } catch (error) {
+      if (!ABOUT_DATA.test((error as { code?: string }).code ?? '')) return putBack(notes, error);
+      // One bad note must not take the others with it.
       const half = notes.length >> 1;
       if (half === 0) return giveUp(notes[0]!.id, error);
-      await Promise.all([write(notes.slice(0, half)), write(notes.slice(half))]);
+      await write(notes.slice(0, half));
+      await write(notes.slice(half));
     }
+  }
+
+  /** Until the database answers again. */
+  function putBack(notes: CommandNote[], error: unknown): void {
+    logger.warn({ err: error, commands: notes.length }, 'commands are not noted yet');
+    for (const each of notes) if (!waiting.has(each.id)) waiting.set(each.id, each);
+    schedule();
   }
 
   function giveUp(id: string, error: unknown): void {

@@ -8,6 +8,9 @@ import type { NetworkPolicy } from './spec.ts';
 
 export type DriverName = 'bwrap' | 'docker' | 'process';
 
+/** Told the name of each side effect, right after it; where tests ask for that, the process ends there. */
+export type Fail = (failpoint: string) => void | Promise<void>;
+
 /** What names a computer's place to its driver: plain JSON that any node can hold. */
 export type Reference = { [key: string]: string | number };
 

@@ -5,21 +5,27 @@
 
 import { basename, dirname } from 'node:path';
 import { ComputerLost } from '../../resource/computer/driver.ts';
-import type { Computer, ComputerLimits, ComputerUsage, Egress } from '../../resource/computer/driver.ts';
+import type {
+  Computer,
+  ComputerLimits,
+  ComputerUsage,
+  Egress,
+  Fail,
+} from '../../resource/computer/driver.ts';
 import type { NetworkPolicy } from '../../resource/computer/spec.ts';
 import { measure } from './archive.ts';
 import type { Cgroups } from './cgroup.ts';
-import { diskUsed, trimDisk } from './disk-file.ts';
-import type { Disks } from './disks.ts';
+import { diskUsed, trimDisk } from './disk.ts';
+import type { Disks } from './disk-templates.ts';
 import { openChannel } from '../channel/channel.ts';
 import type { Channel } from '../channel/channel.ts';
-import { watchDisk } from './disk.ts';
+import { watchDisk } from './disk-watch.ts';
 import { launch } from './launch.ts';
 import type { Identity, Launch, Launched } from './launch.ts';
 import { ROOT_CAPABILITIES } from './root.ts';
 import type { Root } from './root.ts';
 import { endProcess } from '../leftover.ts';
-import { loopScript } from '../channel/loop.ts';
+import { loopCommand } from '../channel/loop.ts';
 import { writeRelay } from '../channel/relay.ts';
 import { processesLike, uptimeOf, usageOf } from '../members.ts';
 import { makeControl, removeControl, writeRecord } from '../place.ts';
@@ -54,7 +60,7 @@ export type Ground = {
   counted_because: string | null;
   /** null = nothing leads out. */
   egress: Egress | null;
-  fail: (failpoint: string) => void | Promise<void>;
+  fail: Fail;
   log: Log;
   now: () => number;
 };
@@ -88,7 +94,7 @@ export async function awaken(ground: Ground, awakening: Awakening): Promise<Awak
   const means: Means = { control, group: groupOf(control), outward: null };
   let launched: Launched | null = null;
   try {
-    const cgroup_files = ground.cgroups?.create(means.group, limits) ?? [];
+    const cgroup_files = (await ground.cgroups?.create(means.group, limits)) ?? [];
     await ground.fail('sandbox.limits_set');
     await writeRelay(control);
     means.outward = await openOutward(ground, awakening, control);
@@ -116,17 +122,17 @@ async function openOutward(
 function launchOf(ground: Ground, awakening: Awakening, means: Means, cgroup_files: string[]): Launch {
   const { identity, limits, root, disk } = awakening;
   const bounded = ground.cgroups !== null;
-  const loop = loopScript({
+  const loop = {
     directory: CONTROL_INSIDE,
     processes_max: bounded ? null : limits.processes_max,
     before: means.outward === null ? null : outwardCommand(CONTROL_INSIDE),
-  });
+  };
   return {
     identity,
     cgroup_files,
     mounts: { disk, overlay: root?.overlay ?? null },
     limits: { file_bytes: limits.disk_bytes, data_bytes: bounded ? null : limits.memory_bytes },
-    command: ['/bin/bash', '-c', ENTER + loop],
+    command: loopCommand(loop, ENTER),
     view: viewOf(ground, awakening, means),
   };
 }

@@ -3,7 +3,7 @@
  * Invariant: a computer's group exists with its limits before anything runs in it, and is gone after its last process.
  */
 
-import { constants, mkdirSync, writeFileSync } from 'node:fs';
+import { constants, writeFileSync } from 'node:fs';
 import { access, mkdir, readFile, readdir, rmdir, writeFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { join } from 'node:path';
@@ -14,8 +14,8 @@ type CgroupLimits = Pick<ComputerLimits, 'memory_bytes' | 'processes_max' | 'cpu
 
 export type Cgroups = {
   version: 'cgroup-v1' | 'cgroup-v2';
-  /** Makes the group and sets its limits; returns the files that a process writes its pid to. Idempotent. */
-  create(name: string, limits: CgroupLimits): string[];
+  /** Makes the group and sets its limits; returns the files by which the launcher puts a process into it. Idempotent. */
+  create(name: string, limits: CgroupLimits): Promise<string[]>;
   /** Removes every group whose name begins so, once its processes are gone. Rejects when one stays busy. */
   remove(prefix: string): Promise<void>;
   /** What the group uses; a field that its controllers do not count is null. */
@@ -57,15 +57,16 @@ async function openV2(root: string, installation: string): Promise<Cgroups | nul
   try {
     await mkdir(base, { recursive: true });
     for (const group of [root, parent, base]) await enable(group);
-    writeFileSync(join(parent, 'cpu.weight'), String(YIELDING * V2_WEIGHT));
+    const weight = { file: 'cpu.weight', value: String(YIELDING * V2_WEIGHT), optional: true };
+    setAll(parent, [weight]);
   } catch {
     return null;
   }
   return {
     version: 'cgroup-v2',
-    create(name, limits) {
+    async create(name, limits) {
       const group = join(base, name);
-      mkdirSync(group, { recursive: true });
+      await mkdir(group, { recursive: true });
       setAll(group, limitsOfV2(limits));
       return [join(group, 'cgroup.procs')];
     },
@@ -99,17 +100,18 @@ async function openV1(root: string, installation: string): Promise<Cgroups | nul
     if (await open(controller)) groups.push(controller);
   }
   if (!V1_CONTROLLERS.every((controller) => groups.includes(controller))) return null;
-  const shares = String(Math.round(YIELDING * V1_SHARES));
-  writeFileSync(join(root, 'cpu', 'overwinter', 'cpu.shares'), shares);
+  const shares = { file: 'cpu.shares', value: String(Math.round(YIELDING * V1_SHARES)), optional: true };
+  setAll(join(root, 'cpu', 'overwinter'), [shares]);
   const of = (controller: string, name: string): string => join(base(controller), name);
   return {
     version: 'cgroup-v1',
-    create(name, limits) {
+    async create(name, limits) {
       const settings: Record<string, Setting[]> = limitsOfV1(limits);
-      for (const controller of groups) {
-        mkdirSync(of(controller, name), { recursive: true });
+      const make = async (controller: string): Promise<void> => {
+        await mkdir(of(controller, name), { recursive: true });
         setAll(of(controller, name), settings[controller] ?? []);
-      }
+      };
+      await Promise.all(groups.map(make));
       return groups.map((controller) => join(of(controller, name), 'tasks'));
     },
     async remove(prefix) {

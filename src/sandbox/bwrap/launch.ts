@@ -1,5 +1,5 @@
 /**
- * Starting bubblewrap: limits first, then the identity, then the view.
+ * Starting bubblewrap: limits first, then the mounts, which take root, then the identity, then the view.
  * Invariant: the server's environment and descriptors reach none of it, and never does it run as plain root.
  */
 
@@ -39,7 +39,7 @@ export type Launch = {
   identity: Identity;
   view: Omit<View, 'seccomp_fd' | 'info_fd' | 'userns_fd'>;
   mounts: Mounts;
-  /** The `cgroup.procs` or `tasks` files to join before anything else. */
+  /** The `cgroup.procs` or `tasks` files of the groups that have it before anything else. */
   cgroup_files: string[];
   limits: ResourceLimits;
   /** What runs inside. */

@@ -13,14 +13,16 @@ import type {
   OutputChunk,
   PtySpec,
   Terminal,
+  Fail,
 } from '../../resource/computer/driver.ts';
 import type { Program } from '../launcher.ts';
+import { directoryOf, onOneLine } from '../shell.ts';
 import { openConnection } from './connect.ts';
-import { namesWithPipes, removeFiles, writeScript } from './files.ts';
+import { namesWithPipes, removeFiles, writeInside } from './files.ts';
 import type { Directory } from './files.ts';
 import { openInput } from './input.ts';
 import type { Input } from './input.ts';
-import { execCommand, type Prologue } from './loop.ts';
+import { setUpOf } from './loop.ts';
 import { lingeringPipes, openOutput } from './output.ts';
 import type { Output } from './output.ts';
 import { readReports } from './reports.ts';
@@ -30,7 +32,8 @@ import { openTerminal } from './terminal.ts';
 /** An exec that does not end this long after it was told to costs the computer its life. */
 const KILL_GRACE_MS = 2000;
 const LINGERING_PIPES_MAX = 256;
-const WORKSPACE = '/workspace';
+/** bash takes two milliseconds for a thousand. */
+const LINE_LENGTH_MAX = 512;
 /** A longer timer fires at once: what may take longer has none. */
 const TIMER_MS_MAX = 2_147_483_647;
 
@@ -46,7 +49,7 @@ export type Inside = {
   memory_kills: () => number | null;
   /** How this driver names a path or a text of the script; the identity where the inside has its own root. */
   translate: (text: string) => string;
-  fail: (failpoint: string) => void | Promise<void>;
+  fail: Fail;
 };
 
 export type Channel = {
@@ -82,7 +85,7 @@ export function openChannel(inside: Inside): Channel {
   });
 
   const exec = (spec: ExecSpec): Execution => {
-    if (spec.cwd?.startsWith('/') === false) throw new RangeError('cwd must be absolute');
+    directoryOf(spec);
     const opened = Promise.withResolvers<Output | null>();
     const made: Output[] = [];
     const open = (output: Output): void => {
@@ -135,8 +138,13 @@ async function perform(performance: Performance): Promise<Exit> {
     if (gone(inside)) return LOST;
     const kills_before = inside.memory_kills();
     const name = await names();
-    await writeScript(inside.directory, name, inside.translate(spec.script));
-    const exit = await startAndWait(performance, { own, name, ending }, started.promise, settled.promise);
+    const set_up = await setUp(inside, name, spec);
+    const exit = await startAndWait(
+      performance,
+      { own, name, ending, set_up },
+      started.promise,
+      settled.promise,
+    );
     void removeFiles(inside.directory, name);
     return withMemoryKills(exit, kills_before, inside);
   } finally {
@@ -146,7 +154,7 @@ async function perform(performance: Performance): Promise<Exit> {
 
 async function startAndWait(
   { inside, pending, control, spec, open }: Performance,
-  { own, name, ending }: { own: Pending; name: string; ending: Ending },
+  { own, name, ending, set_up }: { own: Pending; name: string; ending: Ending; set_up: string },
   taken: Promise<void>,
   settled: Promise<Exit>,
 ): Promise<Exit> {
@@ -161,7 +169,7 @@ async function startAndWait(
     if (gone(inside)) return LOST;
     own.name = name;
     pending.set(name, own);
-    control.write(execCommand(name, prologueOf(inside, spec), input === null ? 'no input' : 'input'));
+    control.write(`${input === null ? 'exec' : 'feed'} ${name} ${set_up}\n`);
     await inside.fail('sandbox.exec_started');
     return await settled;
   } finally {
@@ -169,9 +177,14 @@ async function startAndWait(
   }
 }
 
-function prologueOf({ translate }: Inside, { cwd = WORKSPACE, env = {} }: ExecSpec): Prologue {
-  const translated = Object.entries(env).map(([name, value]) => [name, translate(value)]);
-  return { cwd: translate(cwd.replaceAll('\0', '')), env: Object.fromEntries(translated) };
+/** Puts the script in place, and what is too long for a line to the loop. Returns the line. */
+async function setUp({ directory, translate }: Inside, name: string, spec: ExecSpec): Promise<string> {
+  const content = translate(spec.script.replaceAll('\0', ''));
+  const script = await writeInside(directory, `${name}.script`, content);
+  const env = Object.entries(spec.env ?? {}).map(([key, value]) => [key, translate(value)]);
+  const line = setUpOf({ script, cwd: translate(directoryOf(spec)), env: Object.fromEntries(env) });
+  if (line.length <= LINE_LENGTH_MAX) return line;
+  return `. ${onOneLine(await writeInside(directory, `${name}.setup`, line))}`;
 }
 
 function withMemoryKills(exit: Exit, before: number | null, inside: Inside): Exit {

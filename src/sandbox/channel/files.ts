@@ -1,5 +1,5 @@
 /**
- * The files of execs: for each a name, its pipes and its script.
+ * The files of execs: for each a name, its pipes, its script, and what sets it up where that is long.
  * Invariant: a name is used once on this machine, because processes are found by it.
  */
 
@@ -37,16 +37,17 @@ export function namesWithPipes({ outside }: Directory): () => Promise<string> {
   };
 }
 
-/** Puts an exec's script where the loop finds it. */
-export async function writeScript({ outside }: Directory, name: string, script: string): Promise<void> {
-  const path = join(outside, `${name}.script`);
-  await writeFile(path, script.replaceAll('\0', ''), { flag: 'wx', mode: 0o600 });
+/** Puts a file of an exec where the loop finds it; returns its path there. */
+export async function writeInside(directory: Directory, name: string, content: string): Promise<string> {
+  const path = join(directory.outside, name);
+  await writeFile(path, content, { flag: 'wx', mode: 0o600 });
   // The directory's group is the computer's; a mode is set again because the server's umask may be stricter.
   await chmod(path, 0o640);
+  return join(directory.inside, name);
 }
 
 /** Nobody waits for it. */
 export async function removeFiles({ outside }: Directory, name: string): Promise<void> {
-  const paths = ['script', ...PIPES].map((kind) => join(outside, `${name}.${kind}`));
+  const paths = ['script', 'setup', ...PIPES].map((kind) => join(outside, `${name}.${kind}`));
   await Promise.all(paths.map((path) => unlink(path).catch(() => {})));
 }

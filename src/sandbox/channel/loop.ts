@@ -3,15 +3,17 @@
  * reports on its standard output; every exec is its child, so it shares the computer's confinement.
  * Invariant: it holds nothing secret, and whatever it reports is only the computer's claim.
  *
- * In: `exec N SET-UP` runs `N.script` after the set-up, with output to the pipes `N.out` and `N.err`; `feed N SET-UP` also with input
- * from `N.in`; `kill N PID` ends its process group and all else that it started.
+ * In: `exec N SET-UP` runs the set-up, which becomes the script, with output to the pipes `N.out` and `N.err`; `feed N SET-UP` also with
+ * input from `N.in`; `kill N PID` ends its process group and all else that it started. bash reads a pipe byte by byte: lines are short.
  * Out: `ready`, `started N PID` once its pipes are open, `exited N CODE`, `swept N 0` when a kill is done.
  *
  * Job control gives an exec its process group, and the signals that a shell has its background children ignore; it is off again while
- * the exec is waited for, which may stop and go on. The out-of-memory score makes the kernel choose a script before the loop. What left
- * the group is known by the limit of file locks: it has had no effect since Linux 2.4, every child inherits it, and neither
- * `setsid` nor an empty environment takes it off.
+ * the exec is waited for, which may stop and go on. Without a session of its own its group can be stopped by SIGTSTP too. The
+ * out-of-memory score makes the kernel choose a script before the loop. What left the group is known by the limit of file locks: it has
+ * had no effect since Linux 2.4, every child inherits it, and neither `setsid` nor an empty environment takes it off.
  */
+
+import { assignable, onOneLine, quoted } from '../shell.ts';
 
 export type LoopOptions = {
   /** Where, as the loop sees it, the execs' files are. */
@@ -22,7 +24,12 @@ export type LoopOptions = {
   before: string | null;
 };
 
-export function loopScript({ directory, processes_max, before }: LoopOptions): string {
+/** The command of the loop. Without `--norc` bash takes a socket as its input for a remote login, and reads files of the agent's. */
+export function loopCommand(options: LoopOptions, first = ''): string[] {
+  return ['/bin/bash', '--norc', '-c', first + loopScript(options)];
+}
+
+function loopScript({ directory, processes_max, before }: LoopOptions): string {
   const limit = processes_max === null ? '' : `ulimit -u ${processes_max}`;
   const first = before === null ? '' : `${before} </dev/null >/dev/null 2>&1 || exit 1`;
   return `
@@ -36,8 +43,6 @@ run() {
     exec 3>&-
     { echo 1000 >/proc/self/oom_score_adj; ulimit -x $1; } 2>/dev/null
     eval "$3"
-    unset OLDPWD
-    exec /bin/bash "$dir/$1.script"
   } <&4 4<&- &
   set +m
   exec >&3 2>/dev/null 4<&-
@@ -75,31 +80,23 @@ done
 /** Something that starts processes faster than they are killed is not reported as ended, which costs the computer its life. */
 const SWEEPS_MAX = 100;
 
-/** What an exec does before its script. Names that a shell cannot assign and values with NUL are left out. */
-export type Prologue = { cwd: string; env: Record<string, string> };
+export type SetUp = {
+  /** Where the script is, as the loop sees it. */
+  script: string;
+  cwd: string;
+  env: Record<string, string>;
+};
 
-export function assignable(env: Record<string, string>): [name: string, value: string][] {
-  return Object.entries(env).filter(
-    ([name, value]) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name) && !value.includes('\0'),
-  );
-}
-
-/** The command for the loop, one line. bash complains of some values, as of a locale that is not there: the script's own does so too. */
-export function execCommand(name: string, { cwd, env }: Prologue, input: 'no input' | 'input'): string {
-  const exports = assignable(env).map(([key, value]) => `${key}=${onOneLine(value)}`);
-  const set_up = [
-    ...(exports.length > 0 ? [`{ export ${exports.join(' ')}; } 2>/dev/null`] : []),
-    `cd -- ${onOneLine(cwd)} || exit 1`,
+/**
+ * What the process of an exec does until it is the script's bash, in bash on one line. Variables go by `env`: bash keeps some names for
+ * itself, and the loop has its own.
+ */
+export function setUpOf({ script, cwd, env }: SetUp): string {
+  const variables = assignable(env).map(([name, value]) => onOneLine(`${name}=${value}`));
+  const words = [
+    ...(variables.length > 0 ? ['/usr/bin/env', ...variables] : []),
+    '/bin/bash',
+    onOneLine(script),
   ];
-  return `${input === 'input' ? 'feed' : 'exec'} ${name} ${set_up.join('; ')}\n`;
-}
-
-/** A word of bash. */
-function onOneLine(text: string): string {
-  const escapes: Record<string, string> = { '\n': '\\n', '\r': '\\r' };
-  return `$'${text.replaceAll(/[\\'\n\r]/g, (each) => escapes[each] ?? `\\${each}`)}'`;
-}
-
-export function quoted(text: string): string {
-  return `'${text.replaceAll("'", `'\\''`)}'`;
+  return `cd -- ${onOneLine(cwd)} || exit 1; unset OLDPWD; exec ${words.join(' ')}`;
 }

@@ -13,7 +13,7 @@ import type {
   PtySpec,
   Terminal,
 } from '../../resource/computer/driver.ts';
-import { quoted } from './loop.ts';
+import { quoted } from '../shell.ts';
 
 /** Longer than any timer: a terminal has no time limit of its own. */
 const NO_LIMIT_MS = Number.MAX_SAFE_INTEGER;

@@ -5,7 +5,7 @@
 
 import type { Socket } from 'node:net';
 import { ComputerLost, Unsupported } from '../../resource/computer/driver.ts';
-import type { Computer, ComputerUsage } from '../../resource/computer/driver.ts';
+import type { Computer, ComputerUsage, Fail } from '../../resource/computer/driver.ts';
 import { openConnection } from '../channel/connect.ts';
 import { openTerminal } from './terminal.ts';
 import { endContainer } from './daemon.ts';
@@ -32,7 +32,7 @@ export type Awakening = {
   program: string;
   /** Closed when the computer has ended. */
   outward: { close(): Promise<void> } | null;
-  fail: (failpoint: string) => void | Promise<void>;
+  fail: Fail;
   log: Log;
   now: () => number;
 };

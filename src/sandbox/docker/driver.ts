@@ -11,7 +11,14 @@
 import { mkdtemp, mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Unsupported } from '../../resource/computer/driver.ts';
-import type { Capabilities, Driver, Egress, WakeRequest, Woken } from '../../resource/computer/driver.ts';
+import type {
+  Capabilities,
+  Driver,
+  Egress,
+  WakeRequest,
+  Woken,
+  Fail,
+} from '../../resource/computer/driver.ts';
 import { OUTWARD_ENVIRONMENT, serveOutward } from '../channel/outward.ts';
 import type { Outward } from '../channel/outward.ts';
 import { listenCommand, writeRelay } from '../channel/relay.ts';
@@ -36,7 +43,7 @@ export type DockerOptions = {
   runtime: string;
   /** This driver touches nothing of another's. */
   installation: string;
-  fail: (failpoint: string) => void | Promise<void>;
+  fail: Fail;
   log: Log;
   /** Monotonic, in milliseconds. */
   now: () => number;

@@ -7,11 +7,12 @@ import { randomBytes } from 'node:crypto';
 import type { Socket } from 'node:net';
 import type { Exec } from 'dockerode';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { ExecSpec, Execution, Exit, OutputChunk } from '../../resource/computer/driver.ts';
+import type { ExecSpec, Execution, Exit, OutputChunk, Fail } from '../../resource/computer/driver.ts';
 import { isConflict } from './daemon.ts';
 import type { Container } from './daemon.ts';
 import { frames, openOutput } from './frames.ts';
 import type { Output, Verdict } from './frames.ts';
+import { directoryOf } from '../shell.ts';
 import { commandOf, setUp, SWEPT } from './scripts.ts';
 
 /** The awake container that execs run in. */
@@ -30,7 +31,7 @@ export type Body = {
   going: () => Promise<void>;
   /** A number that this container has not had. */
   name: () => string;
-  fail: (failpoint: string) => void | Promise<void>;
+  fail: Fail;
 };
 
 /** An exec that does not end this long after it was told to costs the computer its life. */
@@ -42,7 +43,6 @@ const DRAIN_MS_MAX = 2000;
 /** A longer timer fires at once: what may take longer has none. */
 const TIMER_MS_MAX = 2_147_483_647;
 const ATTEMPTS_MAX = 8;
-const WORKSPACE = '/workspace';
 const LOST: Exit = { outcome: 'lost', exit_code: null };
 const NOT_STARTED_CODE = 126;
 
@@ -62,7 +62,7 @@ type Running = {
 };
 
 export function execIn(body: Body, spec: ExecSpec): Execution {
-  if (spec.cwd?.startsWith('/') === false) throw new RangeError('cwd must be absolute');
+  directoryOf(spec);
   const opened = Promise.withResolvers<Output | null>();
   const outputs: Output[] = [];
   const open = (output: Output): void => {
@@ -107,7 +107,7 @@ async function perform(running: Running): Promise<Exit> {
 
 async function runScript(running: Running, ending: Ending): Promise<Exit> {
   const { body, spec, name, mark } = running;
-  const start = setUp(name, { cwd: cwdOf(spec), env: spec.env ?? {} });
+  const start = setUp(name, directoryOf(spec), spec.env ?? {});
   const parts = [start, spec.script.replaceAll('\0', '')].map((text) => Buffer.from(text));
   const sizes = parts.map((part) => String(part.length));
   const command = commandOf('keep', name, ...sizes, spec.stdin === undefined ? '' : 'input');
@@ -121,10 +121,6 @@ async function runScript(running: Running, ending: Ending): Promise<Exit> {
   await body.fail('sandbox.exec_started');
   const verdict = await Promise.race([output.verdict, ending.swept]);
   return await exitOf(running, output, verdict ?? null);
-}
-
-function cwdOf({ cwd }: ExecSpec): string {
-  return (cwd ?? WORKSPACE).replaceAll('\0', '');
 }
 
 type Started = { exec: Exec; socket: Socket };

@@ -3,7 +3,7 @@
  * Invariant: nothing here is secret, and whatever it says is only the computer's claim.
  */
 
-import { assignable, quoted, type Prologue } from '../channel/loop.ts';
+import { assignable, quoted } from '../shell.ts';
 import { PERL } from '../channel/relay.ts';
 
 /** In memory: what an earlier awakening left is gone with it. */
@@ -147,7 +147,7 @@ exec /bin/bash --login
  * What sets up the script of the exec `name`, for `sh`. A shell's background children ignore SIGINT and SIGQUIT, which scripts cannot
  * undo: `env` does. The limit of locks has another letter where `sh` is bash.
  */
-export function setUp(name: string, { cwd, env }: Prologue): string {
+export function setUp(name: string, cwd: string, env: Record<string, string>): string {
   return [
     'echo 1000 2>/dev/null >/proc/self/oom_score_adj',
     `ulimit -w ${name} 2>/dev/null || ulimit -x ${name}`,

@@ -25,7 +25,7 @@ test('version 2: controllers are switched on down to the group, and its limits a
   );
   expect(await readFile(join(root, 'overwinter/cpu.weight'), 'utf8')).toBe('10');
   const group = join(root, 'overwinter/one/cmp_1.x');
-  expect(cgroups?.create('cmp_1.x', LIMITS)).toEqual([join(group, 'cgroup.procs')]);
+  expect(await cgroups?.create('cmp_1.x', LIMITS)).toEqual([join(group, 'cgroup.procs')]);
   const read = (name: string): Promise<string> => readFile(join(group, name), 'utf8');
   expect(await Promise.all(['memory.max', 'memory.swap.max', 'pids.max', 'cpu.max'].map(read))).toEqual([
     '1048576',
@@ -42,7 +42,7 @@ test('version 1: each controller has the group', async () => {
   }
   const cgroups = await openCgroups(root, 'one');
   expect(cgroups?.version).toBe('cgroup-v1');
-  const files = cgroups?.create('cmp_1.x', LIMITS);
+  const files = await cgroups?.create('cmp_1.x', LIMITS);
   expect(files).toEqual(
     ['memory', 'pids', 'cpu'].map((controller) => join(root, controller, 'overwinter/one/cmp_1.x/tasks')),
   );

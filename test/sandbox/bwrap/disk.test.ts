@@ -80,26 +80,29 @@ describe.runIf(as_root)('a computer with a disk of its own', () => {
     }
   });
 
-  test('the next of its size lies ready, and what a kill left of one goes at the next start', async ({
+  test('of a size that is asked for twice the next lies ready, and goes at the next start with what a kill left', async ({
     skip,
   }) => {
     if (!held()) skip(capabilities.notes.join(' '));
     const limits = { ...LIMITS, disk_bytes: 3 * 2 ** 28 };
     const spare = join(folder, '.disks', `${limits.disk_bytes}.img.spare`);
-    const [first, second] = [freshId(), freshId()];
-    await wake(first, 1, { limits });
+    const ids = [freshId(), freshId(), freshId(), freshId()];
+    await wake(ids[0]!, 1, { limits });
+    await wake(ids[1]!, 1, { limits });
     await until(async () => existsSync(spare));
     const { ino } = statSync(spare);
+    const computer = await wake(ids[2]!, 1, { limits });
+    expect(statSync(fileOf(ids[2]!)).ino).toBe(ino);
+    expect((await runScript(computer, 'echo mine >mine && ls')).stdout).toBe('mine\n');
+    await until(async () => existsSync(spare));
     const part = join(folder, '.disks', '.content-left');
     copyFileSync(spare, part);
     const next = makeDriver(ground);
-    const { computer } = await next.wake(requestOf(second, 1, { limits }));
-    expect([statSync(fileOf(second)).ino, existsSync(part)]).toEqual([ino, false]);
-    expect((await runScript(computer, 'echo mine >mine && ls')).stdout).toBe('mine\n');
-    await next.destroy(second, null);
-    await until(async () => existsSync(spare));
+    await next.wake(requestOf(ids[3]!, 1, { limits }));
+    expect([existsSync(spare), existsSync(part)]).toEqual([false, false]);
+    await next.destroy(ids[3]!, null);
     await next.close();
-    await driver.destroy(first, null);
+    for (const id of ids.slice(0, 3)) await driver.destroy(id, null);
   });
 
   test('twenty times stopped and started at once, it keeps its files, and its file one device', async () => {

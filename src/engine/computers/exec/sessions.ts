@@ -4,7 +4,7 @@
  */
 import { OverwinterError } from '../../../resource/error.ts';
 import type { ComputerState } from '../../../resource/computer/life.ts';
-import { quoted } from '../../../sandbox/channel/loop.ts';
+import { quoted } from '../../../sandbox/shell.ts';
 import type { Runtime } from '../../runtime.ts';
 import type { Computers } from '../computers.ts';
 import { runCommand } from '../exec.ts';

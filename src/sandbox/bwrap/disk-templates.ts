@@ -6,19 +6,19 @@
 import { randomBytes } from 'node:crypto';
 import { chmod, mkdir, open, readdir, rename, rm, stat, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Fail } from '../../resource/computer/driver.ts';
 import { start } from '../launcher.ts';
 import { collect, run, succeeded } from '../run.ts';
-import type { Fail } from './disk-file.ts';
 import { FRESH, mounting, WRITABLE } from './mounts.ts';
 
 export type Disks = {
   /** Makes the file, with room for `bytes`. */
   make(file: string, bytes: number): Promise<void>;
-  /** Has a copy lie ready for the next of this size. */
+  /** From the second time on, has a copy lie ready for the next of this size. */
   stock(bytes: number): Promise<void>;
 };
 
-type Templates = { directory: string; fail: Fail };
+type Templates = { directory: string; fail: Fail; asked: Set<number> };
 
 const TRIAL_BYTES = 67_108_864;
 const MAKE_MS_MAX = 60_000;
@@ -44,7 +44,7 @@ export async function openDisks(
   directory: string,
   fail: Fail,
 ): Promise<{ disks: Disks; reason: null } | { disks: null; reason: string }> {
-  const templates = { directory, fail };
+  const templates = { directory, fail, asked: new Set<number>() };
   try {
     await mkdir(directory, { recursive: true, mode: 0o700 });
     await sweepParts(directory);
@@ -94,7 +94,8 @@ async function make(templates: Templates, file: string, bytes: number): Promise<
 }
 
 async function stock(templates: Templates, bytes: number): Promise<void> {
-  const { directory, fail } = templates;
+  const { directory, fail, asked } = templates;
+  if (!asked.has(bytes)) return void asked.add(bytes);
   const template = await templateOf(templates, bytes);
   if ((await stat(template + SPARE).catch(() => null)) !== null) return;
   const part = partOf(directory);
@@ -148,9 +149,10 @@ async function forgetOldest(directory: string, but: string): Promise<void> {
     for (const each of [path, path + SPARE]) await rm(each, { force: true });
 }
 
-/** What was being made when the server was killed. */
+/** What was being made when the server was killed; and the copies, which a crash of the host may have left empty. */
 async function sweepParts(directory: string): Promise<void> {
-  const parts = (await readdir(directory)).filter((name) => name.startsWith(PART));
+  const left = (name: string): boolean => name.startsWith(PART) || name.endsWith(SPARE);
+  const parts = (await readdir(directory)).filter(left);
   for (const part of parts) await rm(join(directory, part), { recursive: true, force: true });
 }
 
