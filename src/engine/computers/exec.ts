@@ -4,6 +4,7 @@ import type { ComputerState } from '../../resource/computer/life.ts';
 import type { CommandStatus } from '../../store/computer/commands.ts';
 import type { Runtime } from '../runtime.ts';
 import type { Computers } from './computers.ts';
+import { createPile } from './exec/pile.ts';
 import type { History } from './history.ts';
 
 export type CommandRequest = {
@@ -114,23 +115,28 @@ export const FAILED: CommandEnd = {
   ...{ exit_code: EXIT_KILLED, timed_out: false, error_type: 'internal', duration_ms: 0 },
 };
 
-export type CommandResult = CommandEnd & { id: string; stdout: string; stderr: string; truncated: boolean };
+export type CommandResult = CommandEnd & {
+  id: string;
+  stdout: Uint8Array[];
+  stderr: Uint8Array[];
+  truncated: boolean;
+};
 
-/** The command's whole output as text; bytes that are no UTF-8 are replaced. */
-export async function collect(command: RunningCommand): Promise<CommandResult> {
-  const text = { stdout: '', stderr: '' };
-  const decoders = { stdout: decoder(), stderr: decoder() };
-  for await (const { stream, data } of command.output)
-    text[stream] += decoders[stream].decode(data, { stream: true });
+/** The command's whole output, as far as there is room for it. @param take whether so many bytes more may be kept. */
+export async function collect(
+  command: RunningCommand,
+  take: (bytes: number) => boolean,
+): Promise<CommandResult> {
+  const kept = { stdout: createPile(), stderr: createPile() };
+  let is_full = false;
+  for await (const { stream, data } of command.output) {
+    // What is whole has no gaps: nothing follows where something is missing.
+    is_full ||= !take(data.length);
+    if (!is_full) kept[stream].push(data);
+  }
   const end = await command.end;
-  const stdout = text.stdout + decoders.stdout.decode();
-  const stderr = text.stderr + decoders.stderr.decode();
-  return { ...end, id: command.id, stdout, stderr, truncated: command.said.truncated };
-}
-
-/** A mark at the beginning of the output is a part of it. */
-function decoder() {
-  return new TextDecoder('utf-8', { ignoreBOM: true });
+  const truncated = is_full || command.said.truncated;
+  return { ...end, id: command.id, truncated, stdout: kept.stdout.blocks(), stderr: kept.stderr.blocks() };
 }
 
 /** What is over the bound is read, counted and dropped: the command does not stand still for it. */

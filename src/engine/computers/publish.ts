@@ -68,7 +68,7 @@ export function createVisits(runtime: Runtime, computers: Computers, auto_resume
     const started = await runCommand(runtime, computers, row.org, state, {
       ...{ script: startScript(row.port), env: { START: command }, timeout_ms: START_MS, source: 'visit' },
     });
-    await collect(started);
+    await collect(started, () => false);
     const deadline = runtime.now() + START_MS;
     while (runtime.now() < deadline && !(await listens(row))) await delay(LOOK_MS);
   }

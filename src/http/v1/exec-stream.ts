@@ -1,29 +1,12 @@
 /**
- * Answers that begin before the command has ended. Old clients take every line that is not JSON for output, and new ones refuse an
- * event that they do not know, so a stream is kept alive by bare line feeds, and a whole answer by spaces before it.
+ * A command's output as it comes. Old clients take every line that is not JSON for output, and new ones refuse an
+ * event that they do not know, so a stream is kept alive by bare line feeds.
  */
 import type { ServerResponse } from 'node:http';
 import { StringDecoder } from 'node:string_decoder';
 import type { RunningCommand } from '../../engine/computers/exec.ts';
 import type { Logger } from '../../engine/runtime.ts';
 import { drained } from '../sse.ts';
-
-/** Writes `whole` once it is there. When it fails the connection is cut: the status has been sent. Never rejects. */
-export async function answerSlowly(
-  response: ServerResponse,
-  headers: Record<string, string>,
-  whole: Promise<string>,
-  keepalive_ms: number,
-): Promise<void> {
-  response.writeHead(200, { ...headers, 'content-type': 'application/json' });
-  response.write(' ');
-  const stop = keepAlive(response, ' ', keepalive_ms);
-  await whole.then(
-    (text) => response.end(text),
-    () => response.destroy(),
-  );
-  stop();
-}
 
 export type CommandStream = {
   command: RunningCommand;

@@ -5,7 +5,8 @@
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import { createRoute, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import { collect, runCommand, type CommandResult, type RunningCommand } from '../../engine/computers/exec.ts';
+import { collect, runCommand, type RunningCommand } from '../../engine/computers/exec.ts';
+import { createRoom, shareOf } from '../../engine/computers/exec/room.ts';
 import { getComputer, startComputer } from '../../engine/computers/owner.ts';
 import { body, json, text, type Api, type Env } from '../api.ts';
 import type { Caller } from '../authorize.ts';
@@ -13,9 +14,13 @@ import { corsHeaders } from '../cors.ts';
 import { attend } from '../socket/attend.ts';
 import type { Ground } from './app.ts';
 import { details } from './error.ts';
-import { answerSlowly, streamCommand } from './exec-stream.ts';
+import { answerInPieces, isShort, renderShort, SHORT_BYTES } from './exec-answer.ts';
+import { streamCommand } from './exec-stream.ts';
 import { ComputerPath, V1_BODY_BYTES_MAX } from './wire.ts';
 
+/** Of long answers that wait to be taken: a command without room has less output. */
+const ORG_BYTES_MIN = 128 * 1024 * 1024;
+const ORGS_MAX = 8;
 const TIMEOUT_S = { max: 300, standard: 30 };
 
 const Exec = z
@@ -59,6 +64,9 @@ const request = { ...body(Exec), params: ComputerPath, query: ExecQuery };
 
 export function mountExec(api: Api, ground: Ground): void {
   const { open, streams, runtime } = ground;
+  const bytes_max = runtime.settings.computers.exec_output_bytes_max;
+  const org_bytes_max = Math.max(ORG_BYTES_MIN, 2 * bytes_max);
+  const room = createRoom({ org_bytes_max, node_bytes_max: ORGS_MAX * org_bytes_max }, () => false);
   api.openapi(
     createRoute({
       method: 'post',
@@ -71,15 +79,26 @@ export function mountExec(api: Api, ground: Ground): void {
       },
     }),
     async (context) => {
-      const bytes_max = runtime.settings.computers.exec_output_bytes_max;
       const asked = { ...context.req.valid('json'), ...context.req.valid('query') };
       const { computer_id } = context.req.valid('param');
-      const { command, leave } = await begin(context, ground, computer_id, { ...asked, bytes_max });
-      const result = collect(command).finally(leave);
-      const early = await within(result, streams.keepalive_ms);
-      if (early) return context.json(renderResult(early), 200);
-      const whole = result.then((late) => JSON.stringify(renderResult(late)));
-      void answerSlowly(context.env.outgoing, headersOf(context), whole, streams.keepalive_ms);
+      const { command, signal, leave } = await begin(context, ground, computer_id, { ...asked, bytes_max });
+      const share = shareOf(room, context.get('caller').org, SHORT_BYTES);
+      const over = (): void => {
+        share.giveAll();
+        leave();
+      };
+      const result = collect(command, share.take);
+      const early = await within(result, streams.keepalive_ms).catch((error: unknown) => {
+        over();
+        throw error;
+      });
+      if (early && isShort(early)) {
+        over();
+        return context.json(renderShort(early), 200);
+      }
+      void answerInPieces(context.env.outgoing, headersOf(context), result, { ...streams, signal }).finally(
+        over,
+      );
       return RESPONSE_ALREADY_SENT as never;
     },
   );
@@ -148,11 +167,6 @@ function headersOf(context: ExecContext): Record<string, string> {
     ...corsHeaders(context.req.header('origin')),
     ...{ 'x-request-id': request_id, 'x-trace-id': trace_id },
   };
-}
-
-function renderResult(result: CommandResult): z.infer<typeof ExecResult> {
-  const { id, exit_code, stdout, stderr, duration_ms, timed_out, truncated, error_type } = result;
-  return { exit_code, stdout, stderr, command_id: id, duration_ms, timed_out, truncated, error_type };
 }
 
 /** What it resolves to, or undefined when that takes longer. */

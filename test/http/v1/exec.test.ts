@@ -67,6 +67,17 @@ describe('a command', () => {
     expect([refused.status, refused.json['detail']]).toEqual([413, expect.stringContaining('exceeds')]);
   });
 
+  it('answers at length as it is, whatever is in it', async () => {
+    const script = String.raw`head -c 300000 /dev/zero; for each in {1..20000}; do printf '"gr\303\274\303\237\360\237\230\200\n'; done >&2; exit 3`;
+    const { status, json } = await exec(script);
+    const line = '"grüß\u{1F600}\n';
+    expect([status, json['exit_code'], json['truncated']]).toEqual([200, 3, false]);
+    expect(json['stdout'] === '\0'.repeat(300_000)).toBe(true);
+    expect(json['stderr'] === line.repeat(20_000)).toBe(true);
+    const cut = await exec(String.raw`head -c 2000000 /dev/zero; printf '\360\237'`);
+    expect([cut.json['stdout']!.length, cut.json['truncated']]).toEqual([2 ** 20, true]);
+  });
+
   it('replaces what is no text', async () => {
     const { json } = await exec(String.raw`printf '\xff\xfe|\xc3'; printf 'gr\xc3\xbc\xc3\x9f' >&2`);
     expect([json['stdout'], json['stderr']]).toEqual(['\uFFFD\uFFFD|\uFFFD', 'grüß']);

@@ -38,3 +38,30 @@ export function createRoom(
 
   return { take, give: (org, bytes) => change(org, -bytes) };
 }
+
+export type Share = {
+  take: (bytes: number) => boolean;
+  /** Gives back all that was taken. */
+  giveAll: () => void;
+};
+
+/** @param free_bytes what needs no room: a share has so much whatever the others hold. */
+export function shareOf(room: Room, org: string, free_bytes: number): Share {
+  let free = free_bytes;
+  let taken = 0;
+  return {
+    take: (bytes) => {
+      if (bytes <= free) {
+        free -= bytes;
+        return true;
+      }
+      const is_taken = room.take(org, bytes);
+      if (is_taken) taken += bytes;
+      return is_taken;
+    },
+    giveAll: () => {
+      room.give(org, taken);
+      taken = 0;
+    },
+  };
+}
