@@ -19,6 +19,8 @@ export type FileEntry = {
 /** For one file or one archive, however large. */
 const TRANSFER_MS_MAX = 3_600_000;
 const CHANGE_MS_MAX = 60_000;
+/** What the owner's variables could change of these scripts. */
+const PLAIN = { PATH: '/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin', BASH_ENV: '' };
 const LIST_BYTES_MAX = 16 * 1024 * 1024;
 const COMPLAINT_BYTES_MAX = 2000;
 export const LIST_ENTRIES_MAX = 10_000;
@@ -170,7 +172,8 @@ async function change(
   options: { env?: Record<string, string>; stdin?: AsyncIterable<Uint8Array>; signal?: AbortSignal },
 ): Promise<void> {
   const timeout_ms = options.stdin ? TRANSFER_MS_MAX : CHANGE_MS_MAX;
-  const { output, exit } = computer.exec({ script, env: { FILE: path }, timeout_ms, ...options });
+  const env = { ...PLAIN, FILE: path, ...options.env };
+  const { output, exit } = computer.exec({ script, timeout_ms, ...options, env });
   let complaint = '';
   for await (const { stream, data } of output) {
     if (stream === 'stderr')
@@ -180,7 +183,11 @@ async function change(
 }
 
 async function text(computer: Computer, path: string, script: string): Promise<string> {
-  const { output, exit } = computer.exec({ script, env: { FILE: path }, timeout_ms: CHANGE_MS_MAX });
+  const { output, exit } = computer.exec({
+    script,
+    env: { ...PLAIN, FILE: path },
+    timeout_ms: CHANGE_MS_MAX,
+  });
   const chunks: Uint8Array[] = [];
   let bytes = 0;
   let complaint = '';
@@ -204,7 +211,7 @@ async function stream(
 ): Promise<AsyncIterable<Uint8Array>> {
   const { output, exit } = computer.exec({
     script,
-    env: { FILE: path },
+    env: { ...PLAIN, FILE: path },
     timeout_ms: TRANSFER_MS_MAX,
     signal,
   });

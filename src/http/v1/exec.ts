@@ -6,7 +6,7 @@ import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import { createRoute, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { collect, runCommand, type RunningCommand } from '../../engine/computers/exec.ts';
-import { createRoom, shareOf } from '../../engine/computers/exec/room.ts';
+import { createRoom, shareOf, type Room } from '../../engine/computers/exec/room.ts';
 import { getComputer, startComputer } from '../../engine/computers/owner.ts';
 import { body, json, text, type Api, type Env } from '../api.ts';
 import type { Caller } from '../authorize.ts';
@@ -64,9 +64,7 @@ const request = { ...body(Exec), params: ComputerPath, query: ExecQuery };
 
 export function mountExec(api: Api, ground: Ground): void {
   const { open, streams, runtime } = ground;
-  const bytes_max = runtime.settings.computers.exec_output_bytes_max;
-  const org_bytes_max = Math.max(ORG_BYTES_MIN, 2 * bytes_max);
-  const room = createRoom({ org_bytes_max, node_bytes_max: ORGS_MAX * org_bytes_max }, () => false);
+  let room: Room | undefined;
   api.openapi(
     createRoute({
       method: 'post',
@@ -79,6 +77,8 @@ export function mountExec(api: Api, ground: Ground): void {
       },
     }),
     async (context) => {
+      const bytes_max = runtime.settings.computers.exec_output_bytes_max;
+      room ??= roomFor(bytes_max);
       const asked = { ...context.req.valid('json'), ...context.req.valid('query') };
       const { computer_id } = context.req.valid('param');
       const { command, signal, leave } = await begin(context, ground, computer_id, { ...asked, bytes_max });
@@ -130,6 +130,12 @@ export function mountExec(api: Api, ground: Ground): void {
       return RESPONSE_ALREADY_SENT;
     },
   );
+}
+
+/** @param bytes_max of one stream of one command. */
+function roomFor(bytes_max: number): Room {
+  const org_bytes_max = Math.max(ORG_BYTES_MIN, 2 * bytes_max);
+  return createRoom({ org_bytes_max, node_bytes_max: ORGS_MAX * org_bytes_max }, () => false);
 }
 
 type Asked = z.infer<typeof Exec> & z.infer<typeof ExecQuery> & { bytes_max: number };

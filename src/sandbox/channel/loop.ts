@@ -52,12 +52,12 @@ run() {
 }
 end() {
   kill -s KILL -- -$2 || kill -s KILL $2
-  rounds=0 left=1
-  while [ $left = 1 ]; do
-    left=0 rounds=$((rounds + 1))
+  rounds=0 empty=0
+  while [ $empty -lt ${EMPTY_SWEEPS} ]; do
+    empty=$((empty + 1)) rounds=$((rounds + 1))
     [ $rounds -gt ${SWEEPS_MAX} ] && exit
     for each in $(grep -ls "^Max file locks  *$1 " /proc/[0-9]*/limits); do
-      [ -e "\${each%limits}exe" ] && left=1
+      [ -e "\${each%limits}exe" ] && empty=0
       pid=\${each#/proc/}
       kill -s KILL \${pid%/limits}
     done
@@ -77,6 +77,8 @@ done
 `;
 }
 
+/** What is always being born anew, and dies, can pass by a sweep. */
+const EMPTY_SWEEPS = 4;
 /** Something that starts processes faster than they are killed is not reported as ended, which costs the computer its life. */
 const SWEEPS_MAX = 100;
 

@@ -3,7 +3,14 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createExecSession } from '../../../src/engine/computers/exec/session.ts';
 import { createStdin } from '../../../src/engine/computers/exec/stdin.ts';
 import { startComputerServer } from '../../helpers/computers.ts';
-import { makeKey, makeSession, type Answer, type Json, type TestServer } from '../../helpers/http.ts';
+import {
+  fieldOf,
+  makeKey,
+  makeSession,
+  type Answer,
+  type Json,
+  type TestServer,
+} from '../../helpers/http.ts';
 
 let server: TestServer;
 let id: string;
@@ -220,4 +227,20 @@ describe('a list', () => {
     expect(list.map(({ sandboxID }) => sandboxID)).toEqual([id]);
     expect((await server.ask(`GET /api/sandboxes/${gone['sandboxID']}`)).json['status']).toBe('stopped');
   });
+});
+
+it('has files that are reached whatever variables it was given', async () => {
+  const envs = { PATH: '/nowhere', BASH_ENV: '/home/agent/spoilt' };
+  const { json } = await server.ask('POST /api/sandboxes', { body: { envs } });
+  const at = `/v1/computers/${json['sandboxID']!}`;
+  const headers = { authorization: `Bearer ${server.org.key}` };
+  const spoilt = `${server.url}${at}/files?path=/home/agent/spoilt`;
+  expect((await fetch(spoilt, { method: 'PUT', headers, body: 'exit 9' })).status).toBe(200);
+  expect((await server.ask(`POST ${at}/files/mkdir`, { body: { path: '/home/agent/made' } })).status).toBe(
+    200,
+  );
+  const list = await server.ask(`GET ${at}/files/list?path=/home/agent`);
+  expect(fieldOf(list.json['files']! as unknown as Json[], 'name').toSorted()).toEqual(['made', 'spoilt']);
+  expect((await server.ask(`DELETE ${at}/files?path=/home/agent/spoilt`)).status).toBe(200);
+  await server.ask(`DELETE ${at}`);
 });
