@@ -1,6 +1,6 @@
 /**
- * Making disks that the kernel holds to their size: copies of templates, each a sparse file with an empty file system. Of each template one
- * copy lies ready. Invariant: a file appears under its name whole.
+ * Making disks that the kernel holds to their size: copies of templates, each a sparse file with an empty file system. Of a size that was
+ * asked for twice one copy lies ready. Invariant: a file appears under its name whole.
  */
 
 import { randomBytes } from 'node:crypto';
